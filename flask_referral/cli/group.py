@@ -1,0 +1,62 @@
+"""The command group: what its commands share."""
+
+from __future__ import annotations
+
+import json
+import typing as t
+
+import click
+import sqlalchemy as sa
+from alembic.util import CommandError
+from flask import current_app
+from flask.cli import AppGroup
+
+from ..errors import ReferralError
+
+if t.TYPE_CHECKING:
+    from ..extension import Referral
+    from ..extension import State
+
+
+class ReferralGroup(AppGroup):
+    """Ends every failure with status 1 and one sentence on stderr."""
+
+    def invoke(self, ctx: click.Context) -> t.Any:
+        try:
+            return super().invoke(ctx)
+        except (ReferralError, CommandError) as error:
+            raise click.ClickException(str(error)) from error
+        except sa.exc.OperationalError as error:
+            raise click.ClickException(
+                f"The database did not answer: {_first_line(error)}. Check that it runs and "
+                "that SQLALCHEMY_DATABASE_URI is right."
+            ) from error
+        except sa.exc.DBAPIError as error:
+            raise click.ClickException(f"The database refused: {_first_line(error)}.") from error
+
+
+referral = ReferralGroup("referral", help="Referral codes, migrations and operations.")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def extension() -> Referral:
+    """Return the current application's Referral object."""
+    found: Referral = current_app.extensions["referral"]
+    return found
+
+
+def state() -> State:
+    """Return the current application's state."""
+    return extension().state
+
+
+def report(as_json: bool, data: t.Any, text: str) -> None:
+    """Print ``data`` as JSON or ``text`` for people."""
+    click.echo(json.dumps(data, default=str, indent=2) if as_json else text)
+
+
+def _first_line(error: sa.exc.DBAPIError) -> str:
+    lines = str(error.orig).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error.orig).__name__

@@ -1,0 +1,30 @@
+"""Everything that flask-referral raises on purpose."""
+
+from __future__ import annotations
+
+
+class ReferralError(RuntimeError):
+    """flask-referral could not do what it was asked to do."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class ConfigurationError(ReferralError):
+    """The application is not set up for flask-referral."""
+
+
+class UnknownUser(ReferralError):
+    """There is no user with this id."""
+
+
+class CodeExhausted(ReferralError):
+    """No free referral code was found in five attempts; the source of codes repeats itself."""
+
+
+class MigrationRefused(ReferralError):
+    """The migration was refused and nothing was changed."""
+
+
+class RowSecurityUnavailable(ReferralError):
+    """Row level security is not available here."""

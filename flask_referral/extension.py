@@ -1,0 +1,253 @@
+"""The extension object: wiring only; the work is done by the stations."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import typing as t
+import weakref
+
+import sqlalchemy as sa
+from flask import Blueprint
+from flask import current_app
+from flask import Flask
+from flask import has_app_context
+from flask_sqlalchemy import SQLAlchemy
+
+from . import cli
+from . import codes
+from . import identity
+from . import rls
+from .errors import ConfigurationError
+from .models import build_models
+from .models import Models
+from .models import ReferralCodeMixin
+from .models import table_of
+from .settings import Settings
+from .web import api
+
+EXTENSION_KEY = "referral"
+
+IdentityLoader = t.Callable[[], t.Any]
+LoaderT = t.TypeVar("LoaderT", bound=IdentityLoader)
+
+
+@dataclasses.dataclass
+class Loaders:
+    """The functions that a host names with the decorators of :class:`Referral`."""
+
+    identity: IdentityLoader | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What one application gave to ``init_app``."""
+
+    settings: Settings
+    db: SQLAlchemy
+    models: Models
+    #: The attribute of a user object that holds its key.
+    user_attribute: str
+    #: The host's ``wallet_transactions``, or None.
+    wallet_table: sa.Table | None
+    loaders: Loaders
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The engine of the database that holds our tables; needs an application context."""
+        return self.db.engines[self.models.bind_key]
+
+    @property
+    def uses_row_security(self) -> bool:
+        """Whether our own user-scoped reads are under row level security."""
+        return self.settings.rls_role is not None and self.engine.dialect.name == "postgresql"
+
+    def acting_as(self, user_id: t.Any) -> contextlib.AbstractContextManager[None]:
+        """Row level security for one of our own reads, where the settings ask for it."""
+        if not self.uses_row_security:
+            return contextlib.nullcontext()
+        return rls.acting_as(self.db.session(), self.models, self.settings, user_id)
+
+
+class Referral:
+    """The referral program of a Flask application.
+
+    :param app: the application; leave it out and call :meth:`init_app` in a factory.
+    :param db: the host's :class:`flask_sqlalchemy.SQLAlchemy` object.
+    :param user_model: the host's user class, or a :class:`sqlalchemy.Table`.
+    :param wallet_model: the host's ``wallet_transactions``, as a class or a table. Without it
+        conversions are recorded and nothing is credited.
+    :param register_blueprint: whether ``init_app`` registers the blueprints; a host that says
+        False registers the ones it wants itself.
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        db: SQLAlchemy | None = None,
+        *,
+        user_model: t.Any = None,
+        wallet_model: t.Any = None,
+        register_blueprint: bool = True,
+    ) -> None:
+        self._db = db
+        self._user_model = user_model
+        self._wallet_model = wallet_model
+        self._register_blueprint = register_blueprint
+        self._states: weakref.WeakKeyDictionary[Flask, State] = weakref.WeakKeyDictionary()
+        self._loaders = Loaders()
+        #: The JSON API, mounted at ``REFERRAL_URL_PREFIX``.
+        self.blueprint: Blueprint = api.create_blueprint()
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(
+        self,
+        app: Flask,
+        db: SQLAlchemy | None = None,
+        *,
+        user_model: t.Any = None,
+        wallet_model: t.Any = None,
+        register_blueprint: bool | None = None,
+    ) -> None:
+        """Set up one application; each argument falls back to the constructor's.
+
+        :raises ConfigurationError: for a setting, a model or a database that cannot work; the
+            message names the cure.
+        """
+        if EXTENSION_KEY in app.extensions:
+            raise ConfigurationError(
+                "A Referral object has already been registered on this Flask application; "
+                "import and use that object instead of calling init_app again."
+            )
+        settings = Settings.from_config(app.config, debug=app.debug)
+        registered: SQLAlchemy | None = app.extensions.get("sqlalchemy")
+        db = db or self._db or registered
+        if db is None or db is not registered:
+            raise ConfigurationError(
+                "flask-referral needs the database first: call db.init_app(app) before "
+                "referral.init_app(app, db, user_model=User)."
+            )
+        user_model = user_model if user_model is not None else self._user_model
+        if user_model is None:
+            raise ConfigurationError(
+                "flask-referral needs to know the users: pass user_model=User to Referral() or "
+                "init_app()."
+            )
+        wallet_model = wallet_model if wallet_model is not None else self._wallet_model
+        models = build_models(db, user_model)
+        with app.app_context():
+            _check_dialect(db.engines[models.bind_key].dialect)
+        self._states[app] = State(
+            settings=settings,
+            db=db,
+            models=models,
+            user_attribute=_attribute_of_key(user_model, models.user_key),
+            wallet_table=None if wallet_model is None else table_of(wallet_model, "wallet_model"),
+            loaders=self._loaders,
+        )
+        app.extensions[EXTENSION_KEY] = self
+        app.cli.add_command(cli.referral)
+        if self._register_blueprint if register_blueprint is None else register_blueprint:
+            app.register_blueprint(self.blueprint, url_prefix=settings.url_prefix)
+
+    @property
+    def state(self) -> State:
+        """The current application's state.
+
+        :raises ConfigurationError: outside an application context with several applications,
+            or before ``init_app``.
+        """
+        if has_app_context():
+            app = current_app._get_current_object()  # type: ignore[attr-defined]
+            if app in self._states:
+                return self._states[app]
+            raise ConfigurationError(
+                "This Referral object does not know the current application; call "
+                "referral.init_app(app, db, user_model=User) first."
+            )
+        states = list(self._states.values())
+        if len({id(state.models) for state in states}) != 1:
+            raise ConfigurationError(
+                "flask-referral needs an application here; did you forget to call init_app(), "
+                "or to push an application context with app.app_context()?"
+            )
+        return states[0]
+
+    @property
+    def models(self) -> Models:
+        """The mapped classes: ``ReferralCode``, ``ReferralClick``, ``ReferralConversion``."""
+        return self.state.models
+
+    @property
+    def settings(self) -> Settings:
+        """The current application's settings."""
+        return self.state.settings
+
+    @property
+    def user_key(self) -> sa.Column[t.Any]:
+        """The key of the host's users; the migrations read it."""
+        return self.state.models.user_key
+
+    @property
+    def wallet_table(self) -> sa.Table | None:
+        """The host's ``wallet_transactions``, or None; the migrations read it."""
+        return self.state.wallet_table
+
+    def identity_loader(self, function: LoaderT) -> LoaderT:
+        """Name the function that returns the current user, the user's id, or None."""
+        self._loaders.identity = function
+        return function
+
+    def get_or_create_code(self, user: t.Any) -> ReferralCodeMixin:
+        """Return the user's one referral code, made now if there was none.
+
+        Flushes, never commits.
+
+        :param user: a user object or a user id.
+        :raises UnknownUser: where there is no such user.
+        :raises CodeExhausted: where five codes in a row belonged to others.
+        """
+        state = self.state
+        user_id = identity.user_id(state, user)
+        session = state.db.session()
+        with state.acting_as(user_id):
+            code = codes.find(session, state.models, user_id)
+        return code or codes.create(session, state.models, user_id)
+
+    def acting_as(self, user: t.Any) -> contextlib.AbstractContextManager[None]:
+        """Put ``db.session`` under the row level security of one user, for reading.
+
+        Inside the block the session sees that user's rows of the referral tables and nothing
+        else, whatever is committed, rolled back or raised in it. Blocks nest. Pending changes
+        are flushed on entry, before the security applies.
+
+        :param user: a user object or a user id.
+        :raises RowSecurityUnavailable: on SQLite, without ``REFERRAL_RLS_ROLE``, or where the
+            connection may not take that role.
+        """
+        state = self.state
+        user_id = identity.user_id(state, user)
+        return rls.acting_as(state.db.session(), state.models, state.settings, user_id)
+
+
+def _check_dialect(dialect: sa.Dialect) -> None:
+    if dialect.name not in ("postgresql", "sqlite"):
+        raise ConfigurationError(
+            f"flask-referral works with PostgreSQL 13+ and SQLite 3.35+, not with "
+            f"{dialect.name!r}; set SQLALCHEMY_DATABASE_URI to one of them."
+        )
+    if dialect.name == "sqlite":
+        import sqlite3
+
+        if sqlite3.sqlite_version_info < (3, 35):
+            raise ConfigurationError(
+                f"flask-referral needs SQLite 3.35 or newer, and this Python has "
+                f"{sqlite3.sqlite_version}; install a newer Python or use PostgreSQL."
+            )
+
+
+def _attribute_of_key(user_model: t.Any, key: sa.Column[t.Any]) -> str:
+    if isinstance(user_model, sa.Table):
+        return str(key.key)
+    return str(sa.inspect(user_model).get_property_by_column(key).key)

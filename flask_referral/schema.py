@@ -1,0 +1,112 @@
+"""Where the migrations are, and running them."""
+
+from __future__ import annotations
+
+import importlib.resources
+import io
+import typing as t
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import Script
+from alembic.script import ScriptDirectory
+
+from .tables import VERSION_TABLE
+
+if t.TYPE_CHECKING:
+    from .extension import State
+
+
+def migrations_path() -> Path:
+    """Return the folder with ``env.py`` and the revisions."""
+    try:
+        folder = Path(str(importlib.resources.files("flask_referral.migrations")))
+    except ModuleNotFoundError:
+        # A checkout that is on the path without being installed.
+        folder = Path(__file__).resolve().parent.parent / "migrations"
+    return folder
+
+
+def config(**attributes: t.Any) -> Config:
+    """Return an Alembic configuration for the shipped folder; it needs no ini file."""
+    alembic = Config(output_buffer=attributes.pop("output_buffer", None))
+    # ConfigParser reads "%" as the start of an interpolation.
+    alembic.set_main_option("script_location", str(migrations_path()).replace("%", "%%"))
+    alembic.attributes.update(attributes)
+    return alembic
+
+
+def upgrade(revision: str = "head", *, on_apply: t.Callable[..., None] | None = None) -> None:
+    """Upgrade the current application's database.
+
+    :param on_apply: Alembic's ``on_version_apply`` callback.
+    :raises MigrationRefused: with nothing changed.
+    """
+    command.upgrade(config(on_version_apply=on_apply), revision)
+
+
+def downgrade(revision: str = "-1", *, on_apply: t.Callable[..., None] | None = None) -> None:
+    """Downgrade by one revision, to ``revision``, or to ``base``.
+
+    :raises MigrationRefused: with nothing changed.
+    """
+    command.downgrade(config(on_version_apply=on_apply), revision)
+
+
+def upgrade_sql(revision: str = "head") -> str:
+    """Return the upgrade as a PostgreSQL script; asks no database."""
+    return _sql(command.upgrade, revision)
+
+
+def downgrade_sql(revision: str) -> str:
+    """Return a downgrade, ``from:to``, as a PostgreSQL script; asks no database."""
+    return _sql(command.downgrade, revision)
+
+
+def _sql(run: t.Callable[..., None], revision: str) -> str:
+    buffer = io.StringIO()
+    run(config(output_buffer=buffer), revision, sql=True)
+    return buffer.getvalue()
+
+
+def stamp(revision: str) -> None:
+    """Record a revision without running it."""
+    command.stamp(config(), revision)
+
+
+def check() -> None:
+    """Compare the database with the models.
+
+    :raises alembic.util.CommandError: where they differ or the database is behind.
+    """
+    alembic = config()
+    # It prints that there is nothing to do; that is for the caller to say.
+    alembic.stdout = io.StringIO()
+    command.check(alembic)
+
+
+def head() -> str:
+    """Return the newest shipped revision."""
+    revision = ScriptDirectory.from_config(config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def history() -> list[Script]:
+    """Return the shipped revisions, oldest first."""
+    return list(ScriptDirectory.from_config(config()).walk_revisions())[::-1]
+
+
+def current(state: State) -> str | None:
+    """Return the revision that the database is at, or None."""
+    schema = state.models.metadata.schema
+    with state.engine.connect() as connection:
+        if not sa.inspect(connection).has_table(VERSION_TABLE, schema=schema):
+            return None
+        context = MigrationContext.configure(
+            connection, opts={"version_table": VERSION_TABLE, "version_table_schema": schema}
+        )
+        return context.get_current_revision()

@@ -1,0 +1,217 @@
+"""The settings, read once from ``app.config`` into a frozen object."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing as t
+from urllib.parse import urlsplit
+
+from .errors import ConfigurationError
+
+PREFIX = "REFERRAL_"
+
+Parser = t.Callable[[t.Any], t.Any]
+_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+# RFC 6265 takes a cookie's name from the token of RFC 9110, section 5.6.2.
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
+_INT4_MAX = 2**31 - 1
+
+
+def _integer(low: int, high: int) -> Parser:
+    def parse(value: t.Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return value
+
+    return parse
+
+
+def _optional(parse: Parser) -> Parser:
+    def parse_optional(value: t.Any) -> t.Any:
+        if value is None:
+            return None
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise ValueError(f"None or {error}") from None
+
+    return parse_optional
+
+
+def _one_of(*choices: t.Any) -> Parser:
+    def parse(value: t.Any) -> t.Any:
+        if not any(value is choice or value == choice for choice in choices):
+            raise ValueError("one of " + ", ".join(map(repr, choices)))
+        return value
+
+    return parse
+
+
+def _matching(pattern: re.Pattern[str], meaning: str) -> Parser:
+    def parse(value: t.Any) -> str:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise ValueError(meaning)
+        return value
+
+    return parse
+
+
+def _boolean(value: t.Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("True or False")
+    return value
+
+
+def _is_web_url(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        return False
+
+
+def _base_url(value: t.Any) -> str:
+    meaning = "an absolute URL such as 'https://example.com', without query or fragment"
+    if not isinstance(value, str) or _UNSAFE_IN_URL.search(value) or not _is_web_url(value):
+        raise ValueError(meaning)
+    if urlsplit(value).query or urlsplit(value).fragment:
+        raise ValueError(meaning)
+    return value.rstrip("/")
+
+
+def _landing_url(value: t.Any) -> str:
+    is_path = isinstance(value, str) and value.startswith("/") and not value.startswith("//")
+    if (
+        not isinstance(value, str)
+        or _UNSAFE_IN_URL.search(value)
+        or not (is_path or _is_web_url(value))
+    ):
+        raise ValueError("a path such as '/welcome' or an absolute http(s) URL")
+    return value
+
+
+def _key(value: t.Any) -> bytes:
+    if not isinstance(value, str | bytes) or not value:
+        raise ValueError("a non-empty string, best 32 random characters or more")
+    return value.encode() if isinstance(value, str) else value
+
+
+def _strings(value: t.Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list | tuple) or not values:
+        raise ValueError("None, a string or a list of strings")
+    if not all(isinstance(item, str) and item.strip() for item in values):
+        raise ValueError("None, a string or a list of strings, none of them empty")
+    return tuple(item.strip() for item in values)
+
+
+_prefix = _matching(_PATH, "a path that starts with '/' and does not end with one, as '/referral'")
+_positive = _integer(1, _INT4_MAX)
+
+
+def _setting(default: t.Any, parse: Parser, *, secret: bool = False) -> t.Any:
+    return dataclasses.field(default=default, repr=not secret, metadata={"parse": parse})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One application's settings; each field is the key ``REFERRAL_<FIELD>``.
+
+    Changes to ``app.config`` after ``init_app`` are not seen.
+    """
+
+    #: Where the JSON API is mounted.
+    url_prefix: str = _setting("/api/referral", _prefix)
+    #: Where share links are mounted.
+    link_prefix: str = _setting("/r", _prefix)
+    #: Where the referrer's page is mounted.
+    page_prefix: str = _setting("/referral", _prefix)
+    #: The origin of share links. ``None``: they are built from a trusted host only.
+    base_url: str | None = _setting(None, _optional(_base_url))
+    #: Where a share link leads.
+    landing_url: str = _setting("/", _landing_url)
+    #: The query parameter that carries a code on any page.
+    query_param: str = _setting(
+        "ref", _matching(re.compile(r"[A-Za-z0-9_.-]+"), "letters, digits, '_', '.' and '-'")
+    )
+    cookie_name: str = _setting(
+        "virtuna_referral", _matching(_TOKEN, "a cookie name without spaces or separators")
+    )
+    #: Seconds; also the attribution window, which the server enforces.
+    cookie_max_age: int = _setting(2_592_000, _positive)
+    cookie_domain: str | None = _setting(
+        None, _optional(_matching(re.compile(r"\.?[A-Za-z0-9.-]+"), "a domain"))
+    )
+    #: ``None`` in the class, True outside debug mode once read from an application.
+    cookie_secure: bool | None = _setting(None, _optional(_boolean))
+    cookie_samesite: str | None = _setting("Lax", _one_of("Lax", "Strict", "None", None))
+    #: Which of several clicks counts.
+    touch: str = _setting("last", _one_of("last", "first"))
+    #: The default bonus of a conversion, in cents.
+    bonus_cents: int = _setting(1000, _integer(0, _INT4_MAX))
+    #: Days before a conversion is credited; 0 credits at once.
+    hold_days: int = _setting(0, _integer(0, 3650))
+    #: Seconds in which one visitor and code make one click.
+    dedupe_seconds: int = _setting(86_400, _positive)
+    #: Bind the visit when the host inserts its user row.
+    auto_attribute: bool = _setting(False, _boolean)
+    #: The column of the user table that holds when the account was made.
+    user_created_column: str | None = _setting(
+        "created_at", _optional(_matching(re.compile(r".+"), "a column's name"))
+    )
+    #: More conversions than this per referrer and day (UTC) are held for review.
+    velocity_limit: int | None = _setting(None, _optional(_integer(0, _INT4_MAX)))
+    #: The key of the hashed addresses. Without it ``ip_hash`` stays NULL.
+    ip_key: bytes | None = _setting(None, _optional(_key), secret=True)
+    #: The PostgreSQL role of ``acting_as``; turns row level security on for our own reads.
+    rls_role: str | None = _setting(
+        None, _optional(_matching(re.compile(r"[^\x00]{1,63}"), "the name of a PostgreSQL role"))
+    )
+    #: Secrets that sign Whop's webhooks; several while one is rotated.
+    whop_webhook_secret: tuple[str, ...] = _setting((), _strings, secret=True)
+    #: The companies whose Whop events count.
+    whop_company_id: tuple[str, ...] = _setting((), _strings)
+
+    @classmethod
+    def from_config(cls, config: t.Mapping[str, t.Any], *, debug: bool = False) -> Settings:
+        """Read and check every ``REFERRAL_*`` key.
+
+        :param config: the application's ``config``.
+        :param debug: whether cookies may travel over plain HTTP by default.
+        :raises ConfigurationError: for an unknown key or a value that the key cannot take.
+        """
+        fields = {PREFIX + field.name.upper(): field for field in dataclasses.fields(cls)}
+        values: dict[str, t.Any] = {}
+        for key in (key for key in config if key.startswith(PREFIX)):
+            if key not in fields:
+                close = difflib.get_close_matches(key, fields, 1)
+                hint = f"did you mean {close[0]}?" if close else "remove it from the configuration."
+                raise ConfigurationError(f"{key} is not a setting of flask-referral; {hint}")
+            try:
+                values[fields[key].name] = fields[key].metadata["parse"](config[key])
+            except ValueError as error:
+                # A secret's value has no place in a log.
+                given = repr(config[key]) if fields[key].repr else "the value given"
+                raise ConfigurationError(f"{key} takes {error}, not {given}.") from None
+        if values.get("cookie_secure") is None:
+            values["cookie_secure"] = not debug
+        settings = cls(**values)
+        settings._check_together()
+        return settings
+
+    def _check_together(self) -> None:
+        prefixes = (self.url_prefix, self.link_prefix, self.page_prefix)
+        if len(set(prefixes)) < len(prefixes):
+            raise ConfigurationError(
+                "REFERRAL_URL_PREFIX, REFERRAL_LINK_PREFIX and REFERRAL_PAGE_PREFIX must differ."
+            )
+        if self.cookie_samesite == "None" and not self.cookie_secure:
+            raise ConfigurationError(
+                "REFERRAL_COOKIE_SAMESITE = 'None' needs REFERRAL_COOKIE_SECURE = True; "
+                "browsers refuse the cookie otherwise."
+            )

@@ -1,0 +1,157 @@
+"""The tables as SQLAlchemy Core objects: columns, keys, checks and indexes.
+
+Every name is wrapped in :class:`~sqlalchemy.sql.elements.conv`, so that no naming convention of
+the host's metadata changes it. The shipped migrations make the same schema.
+"""
+
+from __future__ import annotations
+
+import typing as t
+import uuid
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import conv
+from sqlalchemy.sql.functions import FunctionElement
+
+#: Alembic's record of which of our revisions a database has; apart from the host's own.
+VERSION_TABLE = "referral_alembic_version"
+CODES = "referral_codes"
+CLICKS = "referral_clicks"
+CONVERSIONS = "referral_conversions"
+
+
+class new_uuid(FunctionElement[uuid.UUID]):
+    """A random UUID that the database makes."""
+
+    name = "gen_random_uuid"
+    type = sa.Uuid()
+    inherit_cache = True
+
+
+@compiles(new_uuid)
+def _compile_new_uuid(element: new_uuid, compiler: t.Any, **kwargs: t.Any) -> str:
+    return "gen_random_uuid()"
+
+
+@compiles(new_uuid, "sqlite")
+def _compile_new_uuid_sqlite(element: new_uuid, compiler: t.Any, **kwargs: t.Any) -> str:
+    # RFC 9562, section 5.4: the version digit is 4, the variant digit one of 8, 9, a, b.
+    return (
+        "(lower(hex(randomblob(6)) || '4' || substr(hex(randomblob(2)), 2) || "
+        "substr('89ab', 1 + (random() & 3), 1) || substr(hex(randomblob(2)), 2) || "
+        "hex(randomblob(6))))"
+    )
+
+
+def codes(metadata: sa.MetaData, user_key: sa.Column[t.Any]) -> sa.Table:
+    """Build ``referral_codes``: one code for each user."""
+    return sa.Table(
+        CODES,
+        metadata,
+        _id(),
+        sa.Column("user_id", user_key.type, nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        _moment("created_at"),
+        sa.PrimaryKeyConstraint("id", name=conv("referral_codes_pkey")),
+        _foreign_key(CODES, "user_id", user_key, "CASCADE"),
+        sa.Index(conv("idx_referral_codes_user_id"), "user_id", unique=True),
+        sa.Index(conv("idx_referral_codes_code"), "code", unique=True),
+    )
+
+
+def clicks(metadata: sa.MetaData, user_key: sa.Column[t.Any], codes: sa.Table) -> sa.Table:
+    """Build ``referral_clicks``: visits, each bound to at most one user who signed up."""
+    return sa.Table(
+        CLICKS,
+        metadata,
+        _id(),
+        sa.Column("referral_code", sa.Text(), nullable=False),
+        sa.Column("referrer_user_id", user_key.type, nullable=False),
+        sa.Column("referred_user_id", user_key.type),
+        _moment("clicked_at"),
+        sa.Column("referrer_url", sa.Text()),
+        sa.Column("user_agent", sa.Text()),
+        sa.Column("ip_hash", sa.Text()),
+        sa.PrimaryKeyConstraint("id", name=conv("referral_clicks_pkey")),
+        _foreign_key(CLICKS, "referral_code", codes.c.code, "CASCADE"),
+        _foreign_key(CLICKS, "referrer_user_id", user_key, "CASCADE"),
+        _foreign_key(CLICKS, "referred_user_id", user_key, "SET NULL"),
+        sa.UniqueConstraint(
+            "referred_user_id",
+            "referral_code",
+            name=conv("referral_clicks_referred_user_id_referral_code_key"),
+        ),
+        sa.Index(conv("idx_referral_clicks_referral_code"), "referral_code"),
+        sa.Index(
+            conv("idx_referral_clicks_referrer_user_id"),
+            "referrer_user_id",
+            "clicked_at",
+            postgresql_include=["referred_user_id"],
+        ),
+        sa.Index(conv("idx_referral_clicks_clicked_at"), "clicked_at"),
+    )
+
+
+def conversions(metadata: sa.MetaData, user_key: sa.Column[t.Any], codes: sa.Table) -> sa.Table:
+    """Build ``referral_conversions``: at most one for each user who was referred."""
+    return sa.Table(
+        CONVERSIONS,
+        metadata,
+        _id(),
+        sa.Column("referrer_user_id", user_key.type, nullable=False),
+        sa.Column("referred_user_id", user_key.type, nullable=False),
+        sa.Column("referral_code", sa.Text(), nullable=False),
+        sa.Column("whop_membership_id", sa.Text(), nullable=False),
+        sa.Column("bonus_cents", sa.Integer(), nullable=False),
+        _moment("converted_at"),
+        # "metadata" is taken on declarative classes, hence the key.
+        sa.Column(
+            "metadata",
+            sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql"),
+            key="metadata_",
+        ),
+        sa.PrimaryKeyConstraint("id", name=conv("referral_conversions_pkey")),
+        _foreign_key(CONVERSIONS, "referrer_user_id", user_key, "CASCADE"),
+        _foreign_key(CONVERSIONS, "referred_user_id", user_key, "CASCADE"),
+        _foreign_key(CONVERSIONS, "referral_code", codes.c.code, "CASCADE"),
+        sa.CheckConstraint(
+            "referrer_user_id <> referred_user_id",
+            name=conv("referral_conversions_referrer_not_referred_check"),
+        ),
+        sa.Index(
+            conv("idx_referral_conversions_referrer_user_id"), "referrer_user_id", "converted_at"
+        ),
+        sa.Index(conv("idx_referral_conversions_referred_user_id"), "referred_user_id"),
+        sa.Index(
+            conv("idx_referral_conversions_referred_user_unique"), "referred_user_id", unique=True
+        ),
+    )
+
+
+def version(metadata: sa.MetaData) -> sa.Table:
+    """Declare Alembic's version table, so that the host's autogenerate does not drop it."""
+    return sa.Table(
+        VERSION_TABLE,
+        metadata,
+        sa.Column("version_num", sa.String(32), nullable=False),
+        sa.PrimaryKeyConstraint("version_num", name=conv(f"{VERSION_TABLE}_pkc")),
+    )
+
+
+def _id() -> sa.Column[uuid.UUID]:
+    return sa.Column("id", sa.Uuid(), server_default=new_uuid(), nullable=False)
+
+
+def _moment(name: str) -> sa.Column[t.Any]:
+    return sa.Column(name, sa.DateTime(timezone=True), server_default=sa.func.now())
+
+
+def _foreign_key(
+    table: str, column: str, target: sa.Column[t.Any], ondelete: str
+) -> sa.ForeignKeyConstraint:
+    # The column itself, not its name: the user table may live in another MetaData.
+    return sa.ForeignKeyConstraint(
+        [column], [target], name=conv(f"{table}_{column}_fkey"), ondelete=ondelete
+    )

@@ -1,0 +1,35 @@
+"""Refusing requests that another site made a browser send."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from flask import abort
+from flask import request
+
+
+def refuse_cross_site() -> None:
+    """Abort with 403 where a browser says that another site's page sends this request.
+
+    ``Sec-Fetch-Site`` is defined in W3C Fetch Metadata, ``Origin`` in the Fetch standard. A
+    request with neither comes from no browser of this decade, and one with ``Authorization``
+    does not rely on a cookie.
+    """
+    if "Authorization" in request.headers:
+        return
+    site = request.headers.get("Sec-Fetch-Site")
+    origin = request.headers.get("Origin")
+    if site is not None:
+        allowed = site in ("same-origin", "none")
+    else:
+        allowed = origin is None or _is_own(origin)
+    if not allowed:
+        abort(403, "Requests from other sites are refused; send this one from the site itself.")
+
+
+def _is_own(origin: str) -> bool:
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    return (parts.scheme, parts.netloc) == (request.scheme, request.host)

@@ -1,0 +1,1 @@
+"""The shipped migrations: a Flask-Migrate folder with a version table of its own."""

@@ -1,0 +1,109 @@
+"""Alembic's environment: the host's database, our tables, our own version table."""
+
+from __future__ import annotations
+
+import contextlib
+import logging.config
+import typing as t
+
+import sqlalchemy as sa
+from alembic import context
+from flask import current_app
+from sqlalchemy import event
+
+from flask_referral.errors import ConfigurationError
+from flask_referral.tables import VERSION_TABLE
+
+if "referral" not in current_app.extensions:
+    raise ConfigurationError(
+        "This application does not use flask-referral; call referral.init_app(app, db, "
+        "user_model=User) in it before running its migrations."
+    )
+
+config = context.config
+if config.config_file_name is not None:
+    logging.config.fileConfig(config.config_file_name, disable_existing_loggers=False)
+
+state = current_app.extensions["referral"].state
+metadata: sa.MetaData = state.models.metadata
+
+
+def include_name(name: str | None, type_: str, parent_names: t.Any) -> bool:
+    """Reflect nothing of the host's."""
+    if type_ == "schema":
+        return name == metadata.schema
+    return type_ != "table" or name in state.models.table_names
+
+
+def include_object(item: t.Any, name: str | None, type_: str, *rest: t.Any) -> bool:
+    """Compare nothing of the host's."""
+    table = getattr(item, "table", item)
+    return table.name in state.models.table_names and table.schema == metadata.schema
+
+
+options: dict[str, t.Any] = {
+    "target_metadata": metadata,
+    "version_table": VERSION_TABLE,
+    "version_table_schema": metadata.schema,
+    "include_name": include_name,
+    "include_object": include_object,
+    "include_schemas": metadata.schema is not None,
+    "compare_type": True,
+    "on_version_apply": config.attributes.get("on_version_apply"),
+}
+
+
+def run_offline() -> None:
+    """Print PostgreSQL's SQL, whatever database the application is configured with."""
+    context.configure(
+        dialect_name="postgresql",
+        literal_binds=True,
+        dialect_opts={"paramstyle": "named"},
+        transaction_per_migration=True,
+        **options,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def run_online() -> None:
+    """Run in one transaction, so that what is refused leaves nothing behind."""
+    with state.engine.connect() as connection, transactional_ddl(connection):
+        context.configure(connection=connection, transactional_ddl=True, **options)
+        with context.begin_transaction():
+            context.run_migrations()
+
+
+@contextlib.contextmanager
+def transactional_ddl(connection: sa.Connection) -> t.Iterator[None]:
+    """Make SQLite's DDL part of the transaction.
+
+    Python's driver opens a transaction before the first INSERT only, so a failed upgrade would
+    leave half of its tables; it is told to open none, and BEGIN is sent by us.
+    """
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    driver: t.Any = connection.connection.dbapi_connection
+    isolation_level = driver.isolation_level
+
+    def begin(connection: sa.Connection) -> None:
+        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+            return
+        driver.isolation_level = None
+        if not driver.in_transaction:
+            connection.exec_driver_sql("BEGIN")
+
+    event.listen(connection, "begin", begin)
+    try:
+        yield
+    finally:
+        if driver.in_transaction:
+            connection.rollback()
+        driver.isolation_level = isolation_level
+
+
+if context.is_offline_mode():
+    run_offline()
+else:
+    run_online()

@@ -1,0 +1,109 @@
+"""Row level security (PostgreSQL; nothing to do on SQLite).
+
+Revision: 0002
+Follows: 0001
+
+The same SQL runs online and in the printed script: whether the database is a Supabase one is
+asked by the SQL itself.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+from flask import current_app
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+TABLES = ("referral_codes", "referral_clicks", "referral_conversions")
+#: policy, table, command, clause, column that holds the identity
+POLICIES = (
+    ("referral_codes_select_own", "referral_codes", "SELECT", "USING", "user_id"),
+    ("referral_codes_insert_own", "referral_codes", "INSERT", "WITH CHECK", "user_id"),
+    ("referral_clicks_select_own", "referral_clicks", "SELECT", "USING", "referrer_user_id"),
+    (
+        "referral_conversions_select_own",
+        "referral_conversions",
+        "SELECT",
+        "USING",
+        "referrer_user_id",
+    ),
+)
+SUPABASE_IDENTITY = "(SELECT auth.uid())"
+
+
+def upgrade() -> None:
+    if op.get_context().dialect.name != "postgresql":
+        return
+    key_type = current_app.extensions["referral"].user_key.type
+    identity = (
+        "(SELECT nullif(nullif(current_setting('request.jwt.claims', true), '')::jsonb "
+        f"->> 'sub', '')::{_cast(key_type)})"
+    )
+    for table in TABLES:
+        op.execute(f"ALTER TABLE {_name(table)} ENABLE ROW LEVEL SECURITY")
+    plain = [_policy(identity, *policy) for policy in POLICIES]
+    if isinstance(key_type, sa.Uuid):
+        supabase = [_policy(SUPABASE_IDENTITY, *policy) for policy in POLICIES]
+        _do(
+            "IF to_regprocedure('auth.uid()') IS NOT NULL THEN\n"
+            + "".join(f"    {sql};\n" for sql in supabase)
+            + "ELSE\n"
+            + "".join(f"    {sql};\n" for sql in plain)
+            + "END IF;"
+        )
+    else:
+        for sql in plain:
+            op.execute(sa.text(sql.replace(":", r"\:")))
+    _do(_supabase_grants())
+
+
+def downgrade() -> None:
+    if op.get_context().dialect.name != "postgresql":
+        return
+    for name, table, *_ in POLICIES:
+        op.execute(f"DROP POLICY {name} ON {_name(table)}")
+    for table in TABLES:
+        op.execute(f"ALTER TABLE {_name(table)} DISABLE ROW LEVEL SECURITY")
+
+
+def _policy(identity: str, name: str, table: str, command: str, clause: str, column: str) -> str:
+    return f"CREATE POLICY {name} ON {_name(table)} FOR {command} {clause} ({column} = {identity})"
+
+
+def _supabase_grants() -> str:
+    # Supabase grants everything in "public" to its API roles; policies do not cover TRUNCATE,
+    # and the version table has none.
+    tables = ", ".join(map(_name, TABLES))
+    version = _name("referral_alembic_version")
+    return (
+        "IF to_regprocedure('auth.uid()') IS NOT NULL\n"
+        "   AND (SELECT count(*) FROM pg_roles\n"
+        "        WHERE rolname IN ('anon', 'authenticated', 'service_role')) = 3 THEN\n"
+        f"    REVOKE ALL ON {tables}, {version} FROM anon, authenticated;\n"
+        f"    GRANT SELECT ON {tables} TO authenticated;\n"
+        f"    GRANT INSERT ON {_name('referral_codes')} TO authenticated;\n"
+        f"    GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO service_role;\n"
+        "END IF;"
+    )
+
+
+def _do(body: str) -> None:
+    # exec_driver_sql would take "%" for a parameter; op.execute takes ":" for one.
+    op.execute(sa.text(f"DO $referral$ BEGIN\n{body}\nEND $referral$".replace(":", r"\:")))
+
+
+def _cast(key_type: sa.types.TypeEngine) -> str:
+    if isinstance(key_type, sa.String):
+        # A cast to varchar(n) cuts a longer claim to what may be another user's id.
+        return "bpchar" if isinstance(key_type, sa.CHAR) else "text"
+    return key_type.compile(op.get_context().dialect)
+
+
+def _name(table: str) -> str:
+    schema = current_app.extensions["referral"].models.metadata.schema
+    quote = op.get_context().dialect.identifier_preparer.quote
+    return f"{quote(schema)}.{quote(table)}" if schema else quote(table)

