@@ -9,7 +9,6 @@ import uuid
 
 import sqlalchemy as sa
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy.orm import declared_attr
 from sqlalchemy.orm import Mapped
 from sqlalchemy.orm import Mapper
 
@@ -22,9 +21,27 @@ _INFO_KEY = "flask_referral"
 class _Mixin:
     #: The host's user class or table; ``init_app`` sets it on the classes that it builds.
     __user_model__: t.ClassVar[t.Any]
+    __tablename__: t.ClassVar[str]
     if t.TYPE_CHECKING:
         metadata: t.ClassVar[sa.MetaData]
         __table__: t.ClassVar[sa.Table]
+
+    # Declarative asks this for the table. A declared attr ``__table__`` would be shorter, but
+    # only late releases of SQLAlchemy 2.0 know it.
+    @classmethod
+    def __table_cls__(
+        cls, name: str, metadata: sa.MetaData, *columns: t.Any, **options: t.Any
+    ) -> sa.Table:
+        if columns or options:
+            raise ConfigurationError(
+                f"{cls.__name__} adds columns or table arguments to {name!r}, which the shipped "
+                "migrations make; put them in a table of your own that refers to it."
+            )
+        return cls._build_table(metadata, user_key(cls.__user_model__))
+
+    @classmethod
+    def _build_table(cls, metadata: sa.MetaData, key: sa.Column[t.Any]) -> sa.Table:
+        raise NotImplementedError
 
 
 class ReferralCodeMixin(_Mixin):
@@ -34,21 +51,24 @@ class ReferralCodeMixin(_Mixin):
     ``__user_model__`` to its user class or table, and does so before ``init_app``.
     """
 
+    __tablename__ = tables.CODES
+
     if t.TYPE_CHECKING:
         id: Mapped[uuid.UUID]
         user_id: Mapped[t.Any]
         code: Mapped[str]
         #: UTC
         created_at: Mapped[dt.datetime]
-    else:
 
-        @declared_attr.directive
-        def __table__(cls) -> sa.Table:
-            return tables.codes(cls.metadata, user_key(cls.__user_model__))
+    @classmethod
+    def _build_table(cls, metadata: sa.MetaData, key: sa.Column[t.Any]) -> sa.Table:
+        return tables.codes(metadata, key)
 
 
 class ReferralClickMixin(_Mixin):
     """A visit through a code (table ``referral_clicks``), bound once its visitor signs up."""
+
+    __tablename__ = tables.CLICKS
 
     if t.TYPE_CHECKING:
         id: Mapped[uuid.UUID]
@@ -61,17 +81,16 @@ class ReferralClickMixin(_Mixin):
         referrer_url: Mapped[str | None]
         user_agent: Mapped[str | None]
         ip_hash: Mapped[str | None]
-    else:
 
-        @declared_attr.directive
-        def __table__(cls) -> sa.Table:
-            return tables.clicks(
-                cls.metadata, user_key(cls.__user_model__), _table(cls.metadata, tables.CODES)
-            )
+    @classmethod
+    def _build_table(cls, metadata: sa.MetaData, key: sa.Column[t.Any]) -> sa.Table:
+        return tables.clicks(metadata, key, _table(metadata, tables.CODES))
 
 
 class ReferralConversionMixin(_Mixin):
     """A referred user's purchase (table ``referral_conversions``); one for each such user."""
+
+    __tablename__ = tables.CONVERSIONS
 
     if t.TYPE_CHECKING:
         id: Mapped[uuid.UUID]
@@ -84,13 +103,10 @@ class ReferralConversionMixin(_Mixin):
         converted_at: Mapped[dt.datetime]
         #: the column ``metadata``
         metadata_: Mapped[dict[str, t.Any] | None]
-    else:
 
-        @declared_attr.directive
-        def __table__(cls) -> sa.Table:
-            return tables.conversions(
-                cls.metadata, user_key(cls.__user_model__), _table(cls.metadata, tables.CODES)
-            )
+    @classmethod
+    def _build_table(cls, metadata: sa.MetaData, key: sa.Column[t.Any]) -> sa.Table:
+        return tables.conversions(metadata, key, _table(metadata, tables.CODES))
 
 
 @dataclasses.dataclass(frozen=True)
