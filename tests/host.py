@@ -64,16 +64,13 @@ def key_column(kind: str) -> sa.Column[t.Any]:
 
 
 @dataclasses.dataclass
-class Host:
-    """An application that uses the extension."""
+class Application:
+    """An application with users and perhaps a wallet."""
 
     app: Flask
     db: SQLAlchemy
-    referral: Referral
     User: t.Any
     Wallet: t.Any
-    #: What the identity loader answers.
-    current_user: t.Any = None
 
     def create_tables(self) -> None:
         """Make the host's own tables, with the wallet's trigger."""
@@ -84,6 +81,15 @@ class Host:
                 sqlite = self.db.engine.dialect.name == "sqlite"
                 with self.db.engine.begin() as connection:
                     connection.exec_driver_sql(SQLITE_TRIGGER if sqlite else POSTGRESQL_TRIGGER)
+
+
+@dataclasses.dataclass
+class Host(Application):
+    """An application that uses the extension."""
+
+    referral: Referral
+    #: What the identity loader answers.
+    current_user: t.Any = None
 
     def cli(self, *args: str, status: int = 0, input: str | None = None) -> Result:
         """Run ``flask referral ARGS``."""
@@ -123,22 +129,16 @@ class Host:
             event.remove(engine, "before_cursor_execute", collect)
 
 
-def make_host(
+def make_application(
     url: str,
     *,
     key: str = "int",
     convention: bool = False,
     wallet: bool = True,
-    register_blueprint: bool = True,
     schema: str | None = None,
     **config: t.Any,
-) -> Host:
-    """Build a host whose tables do not exist yet.
-
-    :param key: one of :data:`KEYS`.
-    :param convention: whether the host's metadata has a naming convention.
-    :param config: settings of the application.
-    """
+) -> Application:
+    """Build an application whose tables do not exist yet; see :func:`make_host`."""
     metadata = sa.MetaData(naming_convention=CONVENTION if convention else None, schema=schema)
     db = SQLAlchemy(metadata=metadata)
 
@@ -149,7 +149,6 @@ def make_host(
         created_at = sa.Column(sa.DateTime(timezone=True), server_default=sa.func.now())
 
     wallet_model = make_wallet(db, User) if wallet else None
-    referral = Referral()
     app = Flask("host")
     app.config.update(
         {"SQLALCHEMY_DATABASE_URI": url, "SECRET_KEY": "for tests only", "TESTING": True}
@@ -157,16 +156,28 @@ def make_host(
     app.config.update(config)
     db.init_app(app)
     Migrate(app, db)
+    return Application(app, db, User, wallet_model)
+
+
+def make_host(url: str, *, register_blueprint: bool = True, **options: t.Any) -> Host:
+    """Build a host whose tables do not exist yet.
+
+    :param options: ``key``, one of :data:`KEYS`; ``convention``, whether the host's metadata has
+        a naming convention; ``wallet``, whether it has one; ``schema``, its metadata's; and
+        settings of the application.
+    """
+    host = make_application(url, **options)
+    referral = Referral()
     referral.init_app(
-        app,
-        db,
-        user_model=User,
-        wallet_model=wallet_model,
+        host.app,
+        host.db,
+        user_model=host.User,
+        wallet_model=host.Wallet,
         register_blueprint=register_blueprint,
     )
-    host = Host(app, db, referral, User, wallet_model)
-    referral.identity_loader(lambda: host.current_user)
-    return host
+    made = Host(host.app, host.db, host.User, host.Wallet, referral)
+    referral.identity_loader(lambda: made.current_user)
+    return made
 
 
 def make_wallet(db: SQLAlchemy, user: t.Any) -> t.Any:
