@@ -77,42 +77,46 @@ def create(db: Session | sa.Connection, models: Models, user_id: t.Any) -> Refer
     from the user table.
     """
     for _ in range(ATTEMPTS):
-        row = _first(
-            db, _insert(db, models), {"new_code": generate_referral_code(), "owner": user_id}
-        )
+        row = _first(db, _insert(db, models, user_id, generate_referral_code()))
         if row is not None:
             return row
         # Nothing came back: another request was faster, the code is another user's, or there
         # is no such user. A second tab's row is the answer to the first of these.
         if (row := find(db, models, user_id)) is not None:
             return row
-        key = models.user_key
-        if not db.execute(sa.select(sa.exists().where(key == user_id))).scalar():
+        if not _user_exists(db, models, user_id):
             raise UnknownUser(
-                f"There is no user {user_id!r} in table {key.table.fullname!r}; "
+                f"There is no user {user_id!r} in table {models.user_key.table.fullname!r}; "
                 "pass the id of a user that is already stored."
             )
     raise CodeExhausted()
 
 
-def _first(
-    db: Session | sa.Connection, statement: t.Any, values: dict[str, t.Any] | None = None
-) -> ReferralCodeMixin | None:
+def _first(db: Session | sa.Connection, statement: t.Any) -> ReferralCodeMixin | None:
     # From a session comes the entity, from a connection a row with the same attributes.
     if isinstance(db, Session):
-        entity: ReferralCodeMixin | None = db.scalars(statement, values).first()
+        entity: ReferralCodeMixin | None = db.scalars(statement).first()
         return entity
-    return t.cast("ReferralCodeMixin | None", db.execute(statement, values).first())
+    return t.cast("ReferralCodeMixin | None", db.execute(statement).first())
 
 
-def _insert(db: Session | sa.Connection, models: Models) -> t.Any:
+def _user_exists(db: Session | sa.Connection, models: Models, user_id: t.Any) -> bool:
+    key = models.user_key
+    statement = sa.select(sa.exists(sa.select(key).where(key == user_id)))
+    if isinstance(db, Session):
+        # Nothing in the statement tells a session with several databases which one is meant.
+        arguments = {"mapper": sa.inspect(models.ReferralCode)}
+        return bool(db.execute(statement, bind_arguments=arguments).scalar())
+    return bool(db.execute(statement).scalar())
+
+
+def _insert(db: Session | sa.Connection, models: Models, user_id: t.Any, new_code: str) -> t.Any:
     code = models.ReferralCode
     key = models.user_key
     bind = db.get_bind(code) if isinstance(db, Session) else db
     insert = sqlite.insert if bind.dialect.name == "sqlite" else postgresql.insert
-    owner = sa.select(key, sa.bindparam("new_code", type_=sa.Text()).label("code")).where(
-        key == sa.bindparam("owner", type_=key.type)
-    )
+    # The values are part of the statement: a session takes parameters of an INSERT for columns.
+    owner = sa.select(key, sa.literal(new_code, sa.Text()).label("code")).where(key == user_id)
     return (
         insert(code)
         .from_select(["user_id", "code"], owner)

@@ -46,6 +46,8 @@ class State:
     settings: Settings
     db: SQLAlchemy
     models: Models
+    #: The host's user class, or None where it gave a table.
+    user_class: type | None
     #: The attribute of a user object that holds its key.
     user_attribute: str
     #: The host's ``wallet_transactions``, or None.
@@ -137,11 +139,17 @@ class Referral:
         wallet_model = wallet_model if wallet_model is not None else self._wallet_model
         models = build_models(db, user_model)
         with app.app_context():
+            if models.bind_key not in db.engines:
+                raise ConfigurationError(
+                    f"The user model belongs to the database {models.bind_key!r}, which "
+                    "SQLALCHEMY_BINDS does not name; add it there."
+                )
             _check_dialect(db.engines[models.bind_key].dialect)
         self._states[app] = State(
             settings=settings,
             db=db,
             models=models,
+            user_class=None if isinstance(user_model, sa.Table) else user_model,
             user_attribute=_attribute_of_key(user_model, models.user_key),
             wallet_table=None if wallet_model is None else table_of(wallet_model, "wallet_model"),
             loaders=self._loaders,

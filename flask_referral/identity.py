@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import reprlib
 import typing as t
 import uuid
 
 import sqlalchemy as sa
 from flask import current_app
-from sqlalchemy.orm import object_session
+from sqlalchemy.orm import InstanceState
 
 from .errors import ConfigurationError
 from .errors import UnknownUser
@@ -55,19 +56,34 @@ def user_id(state: State, user: t.Any) -> t.Any:
     :raises UnknownUser: where this is no id that the user table can hold.
     """
     user = unwrap(user)
-    attribute = state.user_attribute
-    if not isinstance(user, int | str | uuid.UUID) and hasattr(user, attribute):
-        value = getattr(user, attribute)
-        if value is None and sa.inspect(user, raiseerr=False) is not None:
-            if (session := object_session(user)) is not None:
-                session.flush()
-            value = getattr(user, attribute)
-        if value is None:
-            raise UnknownUser(
-                "This user has no id yet: add it to the session and flush before the call."
-            )
-        user = value
+    mapped = sa.inspect(user, raiseerr=False)
+    if isinstance(mapped, InstanceState):
+        user = _mapped_key(state, user, mapped)
+    elif not isinstance(user, int | str | uuid.UUID):
+        user = getattr(user, state.user_attribute, user)
     return convert_key(state.models.user_key, user)
+
+
+def _mapped_key(state: State, user: t.Any, mapped: InstanceState[t.Any]) -> t.Any:
+    columns = mapped.mapper.primary_key
+    is_user = len(columns) == 1 and columns[0] is state.models.user_key
+    if not is_user and state.user_class is not None:
+        # An order has an id too, and with it somebody else's code and money would be meant.
+        raise UnknownUser(
+            f"This is a {type(user).__name__}, not a {state.user_class.__name__}; pass the user "
+            "object or its id."
+        )
+    if mapped.pending and mapped.session is not None:
+        mapped.session.flush()
+    if is_user and mapped.identity is not None:
+        # Known without loading, also where the object is expired or detached.
+        return mapped.identity[0]
+    value = getattr(user, state.user_attribute, None)
+    if value is None:
+        raise UnknownUser(
+            "This user is not stored yet: add it to the session and flush before the call."
+        )
+    return value
 
 
 def convert_key(key: sa.Column[t.Any], value: t.Any) -> t.Any:
@@ -78,7 +94,10 @@ def convert_key(key: sa.Column[t.Any], value: t.Any) -> t.Any:
     try:
         return _convert(key.type, value)
     except ValueError as error:
-        raise UnknownUser(f"{value!r} cannot be a user's id: {error}.") from None
+        # The value may be anything, and this message may be sent to a browser.
+        known = isinstance(value, bool | int | str | float | uuid.UUID)
+        given = reprlib.repr(value) if known else f"A {type(value).__name__}"
+        raise UnknownUser(f"{given} cannot be a user's id: {error}.") from None
 
 
 def _convert(type_: sa.types.TypeEngine[t.Any], value: t.Any) -> t.Any:
@@ -121,7 +140,7 @@ def _convert_integer(type_: sa.types.TypeEngine[t.Any], value: t.Any) -> int:
         bits = 63
     if not -(2**bits) <= value < 2**bits:
         raise ValueError("the number is outside the range of the column")
-    return value
+    return int(value)
 
 
 def _convert_uuid(value: t.Any) -> uuid.UUID:
@@ -143,10 +162,10 @@ def _convert_string(type_: sa.types.TypeEngine[t.Any], value: t.Any) -> str:
     length = getattr(type_, "length", None)
     if length is not None and len(value) > length:
         raise ValueError(f"ids have at most {length} characters")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("it holds a lone surrogate") from None
     if "\0" in value:
         raise ValueError("it holds a NUL character")
-    return value
+    try:
+        # A plain string also of a subclass, which a driver may not know.
+        return value.encode().decode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds a lone surrogate") from None

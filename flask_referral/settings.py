@@ -13,10 +13,12 @@ from .errors import ConfigurationError
 PREFIX = "REFERRAL_"
 
 Parser = t.Callable[[t.Any], t.Any]
-_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+# Without segments of dots only, which clients resolve before they ask.
+_PATH = re.compile(r"(/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
 # RFC 6265 takes a cookie's name from the token of RFC 9110, section 5.6.2.
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
+_UNENCODABLE = re.compile(r"[\x00\ud800-\udfff]")
 _INT4_MAX = 2**31 - 1
 
 
@@ -50,9 +52,14 @@ def _one_of(*choices: t.Any) -> Parser:
     return parse
 
 
+def _is_text(value: t.Any) -> t.TypeGuard[str]:
+    # Undecodable bytes of an environment variable arrive as lone surrogates.
+    return isinstance(value, str) and not _UNENCODABLE.search(value)
+
+
 def _matching(pattern: re.Pattern[str], meaning: str) -> Parser:
     def parse(value: t.Any) -> str:
-        if not isinstance(value, str) or not pattern.fullmatch(value):
+        if not _is_text(value) or not pattern.fullmatch(value):
             raise ValueError(meaning)
         return value
 
@@ -68,35 +75,38 @@ def _boolean(value: t.Any) -> bool:
 def _is_web_url(value: str) -> bool:
     try:
         parts = urlsplit(value)
-        return parts.scheme in ("http", "https") and bool(parts.hostname)
+        # The port is checked when it is read.
+        is_port = parts.port is None or parts.port > 0
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and is_port
     except ValueError:
         return False
 
 
 def _base_url(value: t.Any) -> str:
-    meaning = "an absolute URL such as 'https://example.com', without query or fragment"
-    if not isinstance(value, str) or _UNSAFE_IN_URL.search(value) or not _is_web_url(value):
+    meaning = "an absolute URL such as 'https://example.com', without user, query or fragment"
+    if not _is_text(value) or _UNSAFE_IN_URL.search(value) or not _is_web_url(value):
         raise ValueError(meaning)
-    if urlsplit(value).query or urlsplit(value).fragment:
+    if "?" in value or "#" in value or "@" in value:
         raise ValueError(meaning)
     return value.rstrip("/")
 
 
 def _landing_url(value: t.Any) -> str:
-    is_path = isinstance(value, str) and value.startswith("/") and not value.startswith("//")
-    if (
-        not isinstance(value, str)
-        or _UNSAFE_IN_URL.search(value)
-        or not (is_path or _is_web_url(value))
-    ):
-        raise ValueError("a path such as '/welcome' or an absolute http(s) URL")
+    meaning = "a path such as '/welcome' or an absolute http(s) URL"
+    if not _is_text(value) or _UNSAFE_IN_URL.search(value):
+        raise ValueError(meaning)
+    is_path = value.startswith("/") and not value.startswith("//")
+    if not is_path and not _is_web_url(value):
+        raise ValueError(meaning)
     return value
 
 
 def _key(value: t.Any) -> bytes:
-    if not isinstance(value, str | bytes) or not value:
-        raise ValueError("a non-empty string, best 32 random characters or more")
-    return value.encode() if isinstance(value, str) else value
+    if isinstance(value, bytes) and value:
+        return value
+    if not _is_text(value) or not value:
+        raise ValueError("a non-empty string or bytes, best 32 random characters or more")
+    return value.encode()
 
 
 def _strings(value: t.Any) -> tuple[str, ...]:
@@ -105,7 +115,7 @@ def _strings(value: t.Any) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list | tuple) or not values:
         raise ValueError("None, a string or a list of strings")
-    if not all(isinstance(item, str) and item.strip() for item in values):
+    if not all(_is_text(item) and item.strip() for item in values):
         raise ValueError("None, a string or a list of strings, none of them empty")
     return tuple(item.strip() for item in values)
 
@@ -185,18 +195,20 @@ class Settings:
         :param debug: whether cookies may travel over plain HTTP by default.
         :raises ConfigurationError: for an unknown key or a value that the key cannot take.
         """
-        fields = {PREFIX + field.name.upper(): field for field in dataclasses.fields(cls)}
+        fields = {field.name.upper(): field for field in dataclasses.fields(cls)}
         values: dict[str, t.Any] = {}
         for key in (key for key in config if key.startswith(PREFIX)):
-            if key not in fields:
-                close = difflib.get_close_matches(key, fields, 1)
-                hint = f"did you mean {close[0]}?" if close else "remove it from the configuration."
+            name = key.removeprefix(PREFIX)
+            field = fields.get(name)
+            if field is None:
+                close = difflib.get_close_matches(name, fields, 1)
+                hint = f"did you mean {PREFIX}{close[0]}?" if close else "remove it."
                 raise ConfigurationError(f"{key} is not a setting of flask-referral; {hint}")
             try:
-                values[fields[key].name] = fields[key].metadata["parse"](config[key])
+                values[field.name] = field.metadata["parse"](config[key])
             except ValueError as error:
                 # A secret's value has no place in a log.
-                given = repr(config[key]) if fields[key].repr else "the value given"
+                given = repr(config[key]) if field.repr else "the value given"
                 raise ConfigurationError(f"{key} takes {error}, not {given}.") from None
         if values.get("cookie_secure") is None:
             values["cookie_secure"] = not debug

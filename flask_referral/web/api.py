@@ -7,10 +7,12 @@ import typing as t
 from flask import Blueprint
 from flask import current_app
 from flask import jsonify
+from flask import Response
 from flask.typing import ResponseReturnValue
 
 from .. import codes
 from .. import identity
+from ..errors import ConfigurationError
 from . import database
 from .errors import error_response
 from .errors import json_errors
@@ -24,12 +26,24 @@ def create_blueprint() -> Blueprint:
     """Build the blueprint ``referral``."""
     blueprint = Blueprint("referral", __name__)
     json_errors(blueprint)
+    blueprint.after_request(_no_store)
     blueprint.post("/generate")(generate)
     return blueprint
 
 
+def _no_store(response: Response) -> Response:
+    # Every answer is one user's, or an error that need not last.
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
 def _referral() -> Referral:
-    referral: Referral = current_app.extensions["referral"]
+    referral: Referral | None = current_app.extensions.get("referral")
+    if referral is None:
+        raise ConfigurationError(
+            "The referral blueprint is registered on an application that is not set up; call "
+            "referral.init_app(app, db, user_model=User) too."
+        )
     return referral
 
 
@@ -40,9 +54,11 @@ def generate() -> ResponseReturnValue:
     user_id = identity.current_user_id(state)
     if user_id is None:
         return error_response("Log in to get a referral code.", 401)
-    with database.one_commit(state) as connection:
+    with database.one_commit(state) as db:
         with state.acting_as(user_id):
-            row = codes.find(connection, state.models, user_id)
-        row = row or codes.create(connection, state.models, user_id)
+            row = codes.find(db, state.models, user_id)
+        if row is None:
+            database.see_newest(state, db)
+            row = codes.create(db, state.models, user_id)
         code = row.code
     return jsonify(code=code)

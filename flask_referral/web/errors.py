@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 import weakref
 
+from flask import abort
 from flask import Blueprint
 from flask import current_app
 from flask import Flask
@@ -14,10 +16,14 @@ from flask import request
 from flask import Response
 from flask.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import default_exceptions
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
+from werkzeug.routing import Rule
 
 from ..errors import ReferralError
+
+_VARIABLE = re.compile(r"(<[^<>]+>)")
 
 
 def error_response(message: str, status: int) -> Response:
@@ -28,33 +34,56 @@ def error_response(message: str, status: int) -> Response:
 
 
 def json_errors(blueprint: Blueprint) -> None:
-    """Make a blueprint answer with JSON, unknown paths under its prefix included.
-
-    A blueprint's error handlers do not see a path or a method that matched no route, and an
-    application-wide handler would replace the host's own; hence the look at the routing error
-    before the request is dispatched.
-    """
-    prefixes: weakref.WeakKeyDictionary[Flask, set[str]] = weakref.WeakKeyDictionary()
-
-    def remember_prefix(state: BlueprintSetupState) -> None:
-        if state.url_prefix:
-            app = t.cast(Flask, state.app)
-            prefixes.setdefault(app, set()).add(state.url_prefix.rstrip("/"))
-
-    def answer_routing_error() -> ResponseReturnValue | None:
-        error = request.routing_exception
-        if error is None or isinstance(error, RequestRedirect):
-            return None
-        app = current_app._get_current_object()  # type: ignore[attr-defined]
-        path = request.path + "/"
-        if any(path.startswith(prefix + "/") for prefix in prefixes.get(app, ())):
-            return _http_error(error)
-        return None
-
-    blueprint.record(remember_prefix)
-    blueprint.before_app_request(answer_routing_error)
+    """Make a blueprint answer every error with JSON, unknown paths under its prefix included."""
+    # One handler for each status: the host's handler of a status goes before a handler that is
+    # registered for all of them.
+    for status in default_exceptions:
+        blueprint.register_error_handler(status, _http_error)
     blueprint.register_error_handler(HTTPException, _http_error)
     blueprint.register_error_handler(Exception, _unexpected_error)
+    _own_unknown_paths(blueprint)
+
+
+def _own_unknown_paths(blueprint: Blueprint) -> None:
+    """Make the paths and methods that match no route under the prefix the blueprint's.
+
+    Flask knows no blueprint for them, so its handlers would not be asked. Neither a handler of
+    the whole application (it would replace the host's) nor an early answer (it would skip the
+    host's ``before_request`` functions) will do; naming the rule that such a request belongs
+    to makes Flask ask the blueprint when it raises the routing error.
+    """
+    rules: weakref.WeakKeyDictionary[Flask, list[tuple[re.Pattern[str], Rule]]]
+    rules = weakref.WeakKeyDictionary()
+
+    def remember(state: BlueprintSetupState) -> None:
+        prefix = (state.url_prefix or "").rstrip("/")
+        if not prefix:
+            # Mounted at the root, where an unknown path is the host's.
+            return
+        app = t.cast(Flask, state.app)
+        endpoint = f"{state.name_prefix}.{state.name}.unknown".lstrip(".")
+        app.view_functions[endpoint] = _unknown
+        parts = _VARIABLE.split(prefix)
+        pattern = "".join("[^/]+" if part[:1] == "<" else re.escape(part) for part in parts)
+        rule = Rule(f"{prefix}/<path:unknown>", endpoint=endpoint)
+        rules.setdefault(app, []).append((re.compile(pattern + "(/|$)"), rule))
+
+    def claim(endpoint: str | None, values: dict[str, t.Any] | None) -> None:
+        error = request.routing_exception
+        if error is None or isinstance(error, RequestRedirect):
+            return
+        app = current_app._get_current_object()  # type: ignore[attr-defined]
+        for pattern, rule in rules.get(app, ()):
+            if pattern.match(request.path):
+                request.url_rule = rule
+
+    blueprint.record(remember)
+    blueprint.app_url_value_preprocessor(claim)
+
+
+def _unknown(**values: t.Any) -> t.NoReturn:
+    # Flask raises the routing error before it calls a view; this one has a name to be found by.
+    abort(404)
 
 
 def _http_error(error: HTTPException) -> ResponseReturnValue:

@@ -7,15 +7,19 @@ from urllib.parse import urlsplit
 from flask import abort
 from flask import request
 
+# A browser adds these by itself, to requests that another site causes too.
+_SENT_BY_BROWSERS = frozenset({"basic", "digest", "hoba", "mutual", "negotiate", "ntlm"})
+
 
 def refuse_cross_site() -> None:
     """Abort with 403 where a browser says that another site's page sends this request.
 
     ``Sec-Fetch-Site`` is defined in W3C Fetch Metadata, ``Origin`` in the Fetch standard. A
-    request with neither comes from no browser of this decade, and one with ``Authorization``
-    does not rely on a cookie.
+    request with neither comes from no browser of this decade, and one with a token in
+    ``Authorization`` does not rely on a cookie: another site cannot add that header.
     """
-    if "Authorization" in request.headers:
+    scheme = request.headers.get("Authorization", "").strip().partition(" ")[0].lower()
+    if scheme and scheme not in _SENT_BY_BROWSERS:
         return
     site = request.headers.get("Sec-Fetch-Site")
     origin = request.headers.get("Origin")
@@ -32,4 +36,6 @@ def _is_own(origin: str) -> bool:
         parts = urlsplit(origin)
     except ValueError:
         return False
-    return (parts.scheme, parts.netloc) == (request.scheme, request.host)
+    # Behind a proxy that ends TLS a request may look like plain HTTP. The other way round, a
+    # page that came over plain HTTP may be anybody's.
+    return parts.netloc == request.host and parts.scheme in (request.scheme, "https")
