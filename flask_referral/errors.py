@@ -28,3 +28,11 @@ class MigrationRefused(ReferralError):
 
 class RowSecurityUnavailable(ReferralError):
     """Row level security is not available here."""
+
+
+class InvalidSignature(ReferralError):
+    """The webhook's signature does not match its body."""
+
+
+class InvalidEvent(ReferralError):
+    """The webhook's body is not an event that can be read."""

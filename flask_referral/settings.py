@@ -9,6 +9,7 @@ import typing as t
 from urllib.parse import urlsplit
 
 from .errors import ConfigurationError
+from .web.signatures import decode_secret
 
 PREFIX = "REFERRAL_"
 
@@ -120,6 +121,13 @@ def _strings(value: t.Any) -> tuple[str, ...]:
     return tuple(item.strip() for item in values)
 
 
+def _webhook_secrets(value: t.Any) -> tuple[str, ...]:
+    secrets = _strings(value)
+    for secret in secrets:
+        decode_secret(secret)
+    return secrets
+
+
 _prefix = _matching(_PATH, "a path that starts with '/' and does not end with one, as '/referral'")
 _positive = _integer(1, _INT4_MAX)
 
@@ -183,7 +191,7 @@ class Settings:
         None, _optional(_matching(re.compile(r"[^\x00]{1,63}"), "the name of a PostgreSQL role"))
     )
     #: Secrets that sign Whop's webhooks; several while one is rotated.
-    whop_webhook_secret: tuple[str, ...] = _setting((), _strings, secret=True)
+    whop_webhook_secret: tuple[str, ...] = _setting((), _webhook_secrets, secret=True)
     #: The companies whose Whop events count.
     whop_company_id: tuple[str, ...] = _setting((), _strings)
 
