@@ -13,7 +13,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 
+from . import locks
+from .errors import ReferralError
 from .tables import VERSION_TABLE
 
 if t.TYPE_CHECKING:
@@ -77,15 +80,27 @@ def stamp(revision: str) -> None:
     command.stamp(config(), revision)
 
 
-def check() -> None:
+def check(state: State) -> None:
     """Compare the database with the models.
 
-    :raises alembic.util.CommandError: where they differ or the database is behind.
+    :raises ReferralError: where they differ or the database is behind.
     """
+    now, newest = current(state), head()
+    if now != newest:
+        raise ReferralError(
+            f"The referral schema is at {now or 'base'} and the newest revision is {newest}; run "
+            "flask referral db upgrade."
+        )
     alembic = config()
     # It prints that there is nothing to do; that is for the caller to say.
     alembic.stdout = io.StringIO()
-    command.check(alembic)
+    try:
+        command.check(alembic)
+    except CommandError as error:
+        raise ReferralError(
+            "The referral tables are not as the shipped revisions left them, so something else "
+            f"changed them; undo that. {error}."
+        ) from error
 
 
 def head() -> str:
@@ -110,3 +125,30 @@ def current(state: State) -> str | None:
             connection, opts={"version_table": VERSION_TABLE, "version_table_schema": schema}
         )
         return context.get_current_revision()
+
+
+def patiently(context: MigrationContext, body: t.Callable[[], None], *tables: sa.Table) -> None:
+    """Run a revision's DDL without making a live application queue behind it for long.
+
+    Online it gives up its locks and tries again, see :func:`flask_referral.locks.patiently`. A
+    printed script cannot: there the statement fails, its transaction with it, and the script can
+    be run again.
+
+    :param body: called once for each attempt.
+    :param tables: what ``body`` needs locks on.
+    :raises MigrationRefused: where it did not get them.
+    """
+    if context.as_sql:
+        context.execute(f"SET LOCAL lock_timeout = '{locks.QUIET_LOCK_TIMEOUT_MS}ms'")
+        body()
+        return
+    connection = context.connection
+    assert connection is not None
+    names = [connection.dialect.identifier_preparer.format_table(table) for table in tables]
+    oids: list[int] = []
+    if connection.dialect.name == "postgresql":
+        query = sa.text("SELECT CAST(to_regclass(:name) AS oid)")
+        found = [connection.scalar(query, {"name": name}) for name in names]
+        oids = [oid for oid in found if oid is not None]
+    what = f"table{'s' if names[1:] else ''} {', '.join(names)}"
+    locks.patiently(connection, body, what=what, tables=oids)

@@ -45,6 +45,21 @@ def _compile_new_uuid_sqlite(element: new_uuid, compiler: t.Any, **kwargs: t.Any
     )
 
 
+class _JSONB(JSONB):
+    """JSONB whose repr is an expression that autogenerate can put into a host's script.
+
+    JSONB's own names a ``Text`` that such a script does not import, which Alembic mends on
+    PostgreSQL only.
+    """
+
+    def __repr__(self) -> str:
+        return "JSONB(none_as_null=True)"
+
+
+# Autogenerate writes the module's name before the repr.
+_JSONB.__module__ = JSONB.__module__
+
+
 def codes(metadata: sa.MetaData, user_key: sa.Column[t.Any]) -> sa.Table:
     """Build ``referral_codes``: one code for each user."""
     return sa.Table(
@@ -109,7 +124,7 @@ def conversions(metadata: sa.MetaData, user_key: sa.Column[t.Any], codes: sa.Tab
         # "metadata" is taken on declarative classes, hence the key.
         sa.Column(
             "metadata",
-            sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql"),
+            sa.JSON(none_as_null=True).with_variant(_JSONB(none_as_null=True), "postgresql"),
             key="metadata_",
         ),
         sa.PrimaryKeyConstraint("id", name=conv("referral_conversions_pkey")),

@@ -12,6 +12,7 @@ from flask import current_app
 from sqlalchemy import event
 
 from flask_referral.errors import ConfigurationError
+from flask_referral.errors import MigrationRefused
 from flask_referral.tables import VERSION_TABLE
 
 if "referral" not in current_app.extensions:
@@ -41,6 +42,15 @@ def include_object(item: t.Any, name: str | None, type_: str, *rest: t.Any) -> b
     return table.name in state.models.table_names and table.schema == metadata.schema
 
 
+def refuse_new_revisions(*args: t.Any) -> None:
+    """Stop "flask db migrate" with this folder before it writes into the installed package."""
+    if getattr(config.cmd_opts, "autogenerate", False):
+        raise MigrationRefused(
+            "This folder holds the revisions that flask-referral ships; run flask db migrate with "
+            "the application's own migrations folder instead."
+        )
+
+
 options: dict[str, t.Any] = {
     "target_metadata": metadata,
     "version_table": VERSION_TABLE,
@@ -49,6 +59,7 @@ options: dict[str, t.Any] = {
     "include_object": include_object,
     "include_schemas": metadata.schema is not None,
     "compare_type": True,
+    "process_revision_directives": refuse_new_revisions,
     "on_version_apply": config.attributes.get("on_version_apply"),
 }
 
@@ -68,7 +79,10 @@ def run_offline() -> None:
 
 def run_online() -> None:
     """Run in one transaction, so that what is refused leaves nothing behind."""
+    # The application's own engine may be in AUTOCOMMIT, or in a mode whose snapshot is old.
+    level = "SERIALIZABLE" if state.engine.dialect.name == "sqlite" else "READ COMMITTED"
     with state.engine.connect() as connection, transactional_ddl(connection):
+        connection.execution_options(isolation_level=level)
         context.configure(connection=connection, transactional_ddl=True, **options)
         with context.begin_transaction():
             context.run_migrations()

@@ -105,9 +105,7 @@ def host_on() -> t.Iterator[t.Callable[..., Host]]:
 
     yield build
     for host in hosts:
-        with host.app.app_context():
-            for engine in host.db.engines.values():
-                engine.dispose()
+        host.close()
 
 
 @pytest.fixture

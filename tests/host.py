@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import typing as t
 import uuid
 
@@ -72,6 +73,23 @@ class Application:
     User: t.Any
     Wallet: t.Any
 
+    def command(self, *args: str, status: int = 0, input: str | None = None) -> Result:
+        """Run ``flask ARGS``."""
+        # Newer clicks always keep stderr apart.
+        mixes = importlib.metadata.version("click").startswith("8.1.")
+        runner = self.app.test_cli_runner(**({"mix_stderr": False} if mixes else {}))
+        result = runner.invoke(args=args, input=input)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == status, result.stdout + result.stderr
+        return result
+
+    def close(self) -> None:
+        """Close its database connections."""
+        with self.app.app_context():
+            for engine in self.db.engines.values():
+                engine.dispose()
+
     def create_tables(self) -> None:
         """Make the host's own tables, with the wallet's trigger."""
         own = [model.__table__ for model in (self.User, self.Wallet) if model is not None]
@@ -93,11 +111,7 @@ class Host(Application):
 
     def cli(self, *args: str, status: int = 0, input: str | None = None) -> Result:
         """Run ``flask referral ARGS``."""
-        result = self.app.test_cli_runner().invoke(args=["referral", *args], input=input)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == status, result.output
-        return result
+        return self.command("referral", *args, status=status, input=input)
 
     def add_user(self, **values: t.Any) -> t.Any:
         """Store a user and return its key."""

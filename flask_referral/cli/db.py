@@ -72,7 +72,7 @@ def history(as_json: bool) -> None:
 @json_option
 def check(as_json: bool) -> None:
     """Compare the database with the models."""
-    schema.check()
+    schema.check(state())
     report(as_json, {"ok": True}, "The database and the models agree.")
 
 

@@ -12,6 +12,7 @@ from alembic import op
 from flask import current_app
 from sqlalchemy.dialects.postgresql import JSONB
 
+from flask_referral import schema as shipped
 from flask_referral.errors import MigrationRefused
 
 revision = "0001"
@@ -33,7 +34,22 @@ def upgrade() -> None:
     schema = referral.models.metadata.schema
     if not context.is_offline_mode():
         _check(user_key, schema)
+    # A foreign key locks the table that it refers to.
+    shipped.patiently(op.get_context(), lambda: _create(user_key, schema), user_key.table)
 
+
+def downgrade() -> None:
+    referral = current_app.extensions["referral"]
+    schema = referral.models.metadata.schema
+
+    def drop() -> None:
+        for table in reversed(TABLES):
+            op.drop_table(table, schema=schema)
+
+    shipped.patiently(op.get_context(), drop, referral.user_key.table)
+
+
+def _create(user_key: sa.Column, schema: str | None) -> None:
     op.create_table(
         "referral_codes",
         _id(),
@@ -114,12 +130,6 @@ def upgrade() -> None:
         schema,
         unique=True,
     )
-
-
-def downgrade() -> None:
-    schema = current_app.extensions["referral"].models.metadata.schema
-    for table in reversed(TABLES):
-        op.drop_table(table, schema=schema)
 
 
 def _check(user_key: sa.Column, schema: str | None) -> None:

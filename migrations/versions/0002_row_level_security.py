@@ -13,6 +13,8 @@ import sqlalchemy as sa
 from alembic import op
 from flask import current_app
 
+from flask_referral import schema as shipped
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -32,21 +34,33 @@ POLICIES = (
         "referrer_user_id",
     ),
 )
+ON_SUPABASE = (
+    "to_regprocedure('auth.uid()') IS NOT NULL AND (SELECT count(*) FROM pg_roles "
+    "WHERE rolname IN ('anon', 'authenticated', 'service_role')) = 3"
+)
 SUPABASE_IDENTITY = "(SELECT auth.uid())"
 
 
 def upgrade() -> None:
-    if op.get_context().dialect.name != "postgresql":
-        return
-    key_type = current_app.extensions["referral"].user_key.type
-    identity = (
-        "(SELECT nullif(nullif(current_setting('request.jwt.claims', true), '')::jsonb "
-        f"->> 'sub', '')::{_cast(key_type)})"
-    )
+    if op.get_context().dialect.name == "postgresql":
+        shipped.patiently(op.get_context(), _secure, *_tables())
+
+
+def downgrade() -> None:
+    if op.get_context().dialect.name == "postgresql":
+        shipped.patiently(op.get_context(), _open, *_tables())
+
+
+def _secure() -> None:
     for table in TABLES:
         op.execute(f"ALTER TABLE {_name(table)} ENABLE ROW LEVEL SECURITY")
+    key_type = _key_type()
+    identity = (
+        "(SELECT nullif(nullif(current_setting('request.jwt.claims', true), '')::jsonb "
+        f"->> 'sub', '')::{key_type})"
+    )
     plain = [_policy(identity, *policy) for policy in POLICIES]
-    if isinstance(key_type, sa.Uuid):
+    if key_type == "UUID":
         supabase = [_policy(SUPABASE_IDENTITY, *policy) for policy in POLICIES]
         _do(
             "IF to_regprocedure('auth.uid()') IS NOT NULL THEN\n"
@@ -61,13 +75,17 @@ def upgrade() -> None:
     _do(_supabase_grants())
 
 
-def downgrade() -> None:
-    if op.get_context().dialect.name != "postgresql":
-        return
+def _open() -> None:
     for name, table, *_ in POLICIES:
         op.execute(f"DROP POLICY {name} ON {_name(table)}")
     for table in TABLES:
         op.execute(f"ALTER TABLE {_name(table)} DISABLE ROW LEVEL SECURITY")
+    # Without the policies, what Supabase's users were granted would show them every row.
+    _do(
+        f"IF {ON_SUPABASE} THEN\n"
+        f"    REVOKE ALL ON {', '.join(map(_name, TABLES))} FROM authenticated;\n"
+        "END IF;"
+    )
 
 
 def _policy(identity: str, name: str, table: str, command: str, clause: str, column: str) -> str:
@@ -80,9 +98,7 @@ def _supabase_grants() -> str:
     tables = ", ".join(map(_name, TABLES))
     version = _name("referral_alembic_version")
     return (
-        "IF to_regprocedure('auth.uid()') IS NOT NULL\n"
-        "   AND (SELECT count(*) FROM pg_roles\n"
-        "        WHERE rolname IN ('anon', 'authenticated', 'service_role')) = 3 THEN\n"
+        f"IF {ON_SUPABASE} THEN\n"
         f"    REVOKE ALL ON {tables}, {version} FROM anon, authenticated;\n"
         f"    GRANT SELECT ON {tables} TO authenticated;\n"
         f"    GRANT INSERT ON {_name('referral_codes')} TO authenticated;\n"
@@ -96,11 +112,18 @@ def _do(body: str) -> None:
     op.execute(sa.text(f"DO $referral$ BEGIN\n{body}\nEND $referral$".replace(":", r"\:")))
 
 
-def _cast(key_type: sa.types.TypeEngine) -> str:
-    if isinstance(key_type, sa.String):
-        # A cast to varchar(n) cuts a longer claim to what may be another user's id.
-        return "bpchar" if isinstance(key_type, sa.CHAR) else "text"
-    return key_type.compile(op.get_context().dialect)
+def _key_type() -> str:
+    key_type = current_app.extensions["referral"].user_key.type
+    ddl = key_type.compile(op.get_context().dialect)
+    # Without its length: a cast to varchar(n) cuts a longer claim to what may be another user's
+    # id. A bare "char" is one character; bpchar is the type without a limit.
+    name = ddl.partition("(")[0].partition(" COLLATE ")[0]
+    return "bpchar" if name == "CHAR" else name
+
+
+def _tables() -> list[sa.Table]:
+    schema = current_app.extensions["referral"].models.metadata.schema
+    return [sa.Table(name, sa.MetaData(), schema=schema) for name in TABLES]
 
 
 def _name(table: str) -> str:

@@ -1,0 +1,55 @@
+"""What a database's own catalogue says about the referral tables."""
+
+from __future__ import annotations
+
+import re
+
+import sqlalchemy as sa
+
+from flask_referral.tables import VERSION_TABLE
+
+_POSTGRESQL = r"""
+SELECT 'column', c.relname, format('%s. %I %s%s%s', a.attnum, a.attname,
+       format_type(a.atttypid, a.atttypmod),
+       CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END,
+       coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), ''))
+FROM pg_class c
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+WHERE c.relkind = 'r' AND c.relname LIKE 'referral\_%'
+UNION ALL
+SELECT 'constraint', c.relname, format('%I %s%s', k.conname, pg_get_constraintdef(k.oid),
+       CASE WHEN k.convalidated THEN '' ELSE ' NOT VALID' END)
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+WHERE c.relname LIKE 'referral\_%'
+UNION ALL
+SELECT 'index', c.relname, pg_get_indexdef(i.indexrelid)
+FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+WHERE c.relname LIKE 'referral\_%'
+UNION ALL
+SELECT 'trigger', c.relname, pg_get_triggerdef(g.oid)
+FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
+WHERE c.relname LIKE 'referral\_%' AND NOT g.tgisinternal
+"""
+_SQLITE = "SELECT type, tbl_name, coalesce(sql, name) FROM sqlite_master"
+
+
+def catalogue(connection: sa.Connection) -> set[tuple[str, str, str]]:
+    """Return (kind, table, definition) of all there is, but row level security.
+
+    A definition holds the names of constraints and indexes, and a column its place in the table.
+    """
+    if connection.dialect.name == "postgresql":
+        rows = connection.execution_options(no_parameters=True).exec_driver_sql(_POSTGRESQL)
+        return {(kind, table, sql) for kind, table, sql in rows}
+    found = connection.exec_driver_sql(_SQLITE)
+    return {
+        # Spaces mean nothing, and Alembic puts others than SQLAlchemy.
+        (kind, table, re.sub(r"\s+", " ", sql).replace(" ,", ","))
+        for kind, table, sql in found
+        if table.startswith("referral_")
+    }
+
+
+def without_version(found: set[tuple[str, str, str]]) -> set[tuple[str, str, str]]:
+    return {row for row in found if row[1] != VERSION_TABLE}
