@@ -113,6 +113,10 @@ class Host(Application):
         """Run ``flask referral ARGS``."""
         return self.command("referral", *args, status=status, input=input)
 
+    def failure(self, *args: str, status: int = 1) -> str:
+        """Run ``flask referral ARGS``, which has to fail, and return what it says on stderr."""
+        return self.cli(*args, status=status).stderr
+
     def add_user(self, **values: t.Any) -> t.Any:
         """Store a user and return its key."""
         with self.app.app_context():

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from .codes import backfill
+from .codes import code
 from .db import db
 from .group import referral
 
 __all__ = ["referral"]
 
 referral.add_command(db)
+referral.add_command(code)
+referral.add_command(backfill)

@@ -10,8 +10,10 @@ import sqlalchemy as sa
 from alembic.util import CommandError
 from flask import current_app
 from flask.cli import AppGroup
+from flask.cli import ScriptInfo
 
 from ..errors import ReferralError
+from ..failures import explain
 
 if t.TYPE_CHECKING:
     from ..extension import Referral
@@ -26,13 +28,10 @@ class ReferralGroup(AppGroup):
             return super().invoke(ctx)
         except (ReferralError, CommandError) as error:
             raise click.ClickException(str(error)) from error
-        except sa.exc.OperationalError as error:
-            raise click.ClickException(
-                f"The database did not answer: {_first_line(error)}. Check that it runs and "
-                "that SQLALCHEMY_DATABASE_URI is right."
-            ) from error
-        except sa.exc.DBAPIError as error:
-            raise click.ClickException(f"The database refused: {_first_line(error)}.") from error
+        except sa.exc.SQLAlchemyError as error:
+            # The command's own application context is gone by now.
+            with ctx.ensure_object(ScriptInfo).load_app().app_context():
+                raise click.ClickException(explain(error, state().models)) from error
 
 
 referral = ReferralGroup("referral", help="Referral codes, migrations and operations.")
@@ -55,8 +54,3 @@ def state() -> State:
 def report(as_json: bool, data: t.Any, text: str) -> None:
     """Print ``data`` as JSON or ``text`` for people."""
     click.echo(json.dumps(data, default=str, indent=2) if as_json else text)
-
-
-def _first_line(error: sa.exc.DBAPIError) -> str:
-    lines = str(error.orig).strip().splitlines()
-    return lines[0].strip().rstrip(".") if lines else type(error.orig).__name__
