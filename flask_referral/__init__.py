@@ -10,8 +10,12 @@ from .extension import Referral
 from .models import ReferralClickMixin
 from .models import ReferralCodeMixin
 from .models import ReferralConversionMixin
+from .results import Attribution
+from .results import AttributionReason
 
 __all__ = [
+    "Attribution",
+    "AttributionReason",
     "ConfigurationError",
     "Referral",
     "ReferralClickMixin",

@@ -22,6 +22,10 @@ class CodeExhausted(ReferralError):
     """No free referral code was found in five attempts; the source of codes repeats itself."""
 
 
+class AttributionRefused(ReferralError):
+    """The user was not moved to another code."""
+
+
 class MigrationRefused(ReferralError):
     """The migration was refused and nothing was changed."""
 

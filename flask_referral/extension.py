@@ -14,7 +14,9 @@ from flask import Flask
 from flask import has_app_context
 from flask_sqlalchemy import SQLAlchemy
 
+from . import attribution
 from . import cli
+from . import clock
 from . import codes
 from . import identity
 from . import rls
@@ -23,13 +25,21 @@ from .models import build_models
 from .models import Models
 from .models import ReferralCodeMixin
 from .models import table_of
+from .results import Attribution
 from .settings import Settings
 from .web import api
+from .web import auto
+from .web import cookies
+from .web import links
 
 EXTENSION_KEY = "referral"
 
 IdentityLoader = t.Callable[[], t.Any]
 LoaderT = t.TypeVar("LoaderT", bound=IdentityLoader)
+ConsentLoader = t.Callable[[], bool]
+ConsentLoaderT = t.TypeVar("ConsentLoaderT", bound=ConsentLoader)
+BotDetector = t.Callable[[str], bool]
+BotDetectorT = t.TypeVar("BotDetectorT", bound=BotDetector)
 
 
 @dataclasses.dataclass
@@ -37,6 +47,8 @@ class Loaders:
     """The functions that a host names with the decorators of :class:`Referral`."""
 
     identity: IdentityLoader | None = None
+    consent: ConsentLoader | None = None
+    bot_detector: BotDetector | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +112,8 @@ class Referral:
         self._loaders = Loaders()
         #: The JSON API, mounted at ``REFERRAL_URL_PREFIX``.
         self.blueprint: Blueprint = api.create_blueprint()
+        #: Share links, mounted at ``REFERRAL_LINK_PREFIX``, and ``?ref=`` on any page.
+        self.links: Blueprint = links.create_blueprint()
         if app is not None:
             self.init_app(app)
 
@@ -154,10 +168,13 @@ class Referral:
             wallet_table=None if wallet_model is None else table_of(wallet_model, "wallet_model"),
             loaders=self._loaders,
         )
+        if settings.auto_attribute:
+            auto.listen(user_model)
         app.extensions[EXTENSION_KEY] = self
         app.cli.add_command(cli.referral)
         if self._register_blueprint if register_blueprint is None else register_blueprint:
             app.register_blueprint(self.blueprint, url_prefix=settings.url_prefix)
+            app.register_blueprint(self.links, url_prefix=settings.link_prefix)
 
     @property
     def state(self) -> State:
@@ -207,6 +224,22 @@ class Referral:
         self._loaders.identity = function
         return function
 
+    def consent_loader(self, function: ConsentLoaderT) -> ConsentLoaderT:
+        """Name the function that says whether this visitor agreed to be remembered.
+
+        Without it everybody did. A visitor who did not leaves no row and gets no cookie.
+        """
+        self._loaders.consent = function
+        return function
+
+    def bot_detector(self, function: BotDetectorT) -> BotDetectorT:
+        """Name the function that says whether a ``User-Agent`` header is a program's.
+
+        It replaces :func:`flask_referral.web.bots.is_bot`.
+        """
+        self._loaders.bot_detector = function
+        return function
+
     def get_or_create_code(self, user: t.Any) -> ReferralCodeMixin:
         """Return the user's one referral code, made now if there was none.
 
@@ -222,6 +255,57 @@ class Referral:
         with state.acting_as(user_id):
             code = codes.find(session, state.models, user_id)
         return code or codes.create(session, state.models, user_id)
+
+    def link_for(self, user: t.Any) -> str:
+        """Return the user's share link, an absolute URL; a code is made if there was none.
+
+        Its address is ``REFERRAL_BASE_URL``, else ``SERVER_NAME``, else the host of this request
+        if ``TRUSTED_HOSTS`` vouches for it (or, while debugging and testing, if it is this
+        machine). Flushes, never commits.
+
+        :param user: a user object or a user id.
+        :raises ConfigurationError: where none of them is known.
+        """
+        state = self.state
+        links.check_base_url(state)
+        return links.share_link(state, self.get_or_create_code(user).code)
+
+    def attribute(self, user: t.Any, code: str | None = None) -> Attribution:
+        """Bind the visit that led to a sign-up, or a typed code, to the new user.
+
+        The visit is the one in this request's cookie. The cookie stays: a second person may sign
+        up on the same computer, and then gets a click of his own. Flushes, never commits.
+
+        :param user: a user object or a user id.
+        :param code: what the user typed, which goes before the visit, or what :meth:`carry`
+            returned. An empty text is no code; any other that is no code is ``unknown_code``.
+        :return: the outcome; see :class:`flask_referral.AttributionReason`.
+        :raises UnknownUser: where there is no such user.
+        """
+        state = self.state
+        user_id = identity.user_id(state, user)
+        session = state.db.session()
+        session.flush()
+        touch, typed = cookies.sign_up_touch(state.settings, code)
+        return attribution.attribute(
+            session,
+            state.models,
+            state.settings,
+            user_id,
+            touch=touch,
+            code=typed,
+            now=clock.now(),
+        )
+
+    def carry(self) -> str:
+        """Return this request's visit as signed text, for a round trip that drops cookies.
+
+        Put it into OAuth's ``state``, or keep it in the session, and hand it to
+        :meth:`attribute` as ``code``. It reads the request.
+
+        :return: about 130 characters that are safe in a URL; empty where there is no visit.
+        """
+        return cookies.carry(self.state.settings)
 
     def acting_as(self, user: t.Any) -> contextlib.AbstractContextManager[None]:
         """Put ``db.session`` under the row level security of one user, for reading.

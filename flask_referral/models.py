@@ -119,6 +119,10 @@ class Models:
     #: The key of the host's user table.
     user_key: sa.Column[t.Any]
     version_table: sa.Table
+    #: Statements of the hot paths, built on their first use.
+    statements: dict[t.Any, t.Any] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @property
     def metadata(self) -> sa.MetaData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .attribution import reattribute
 from .codes import backfill
 from .codes import code
 from .db import db
@@ -12,3 +13,4 @@ __all__ = ["referral"]
 referral.add_command(db)
 referral.add_command(code)
 referral.add_command(backfill)
+referral.add_command(reattribute)

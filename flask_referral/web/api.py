@@ -10,6 +10,7 @@ from flask import jsonify
 from flask import Response
 from flask.typing import ResponseReturnValue
 
+from .. import clicks
 from .. import codes
 from .. import identity
 from ..errors import ConfigurationError
@@ -21,6 +22,8 @@ from .origin import refuse_cross_site
 if t.TYPE_CHECKING:
     from ..extension import Referral
 
+_LONGEST_SHOWN = 64
+
 
 def create_blueprint() -> Blueprint:
     """Build the blueprint ``referral``."""
@@ -28,6 +31,7 @@ def create_blueprint() -> Blueprint:
     json_errors(blueprint)
     blueprint.after_request(_no_store)
     blueprint.post("/generate")(generate)
+    blueprint.get("/codes/<code>")(check_code)
     return blueprint
 
 
@@ -62,3 +66,15 @@ def generate() -> ResponseReturnValue:
             row = codes.create(db, state.models, user_id)
         code = row.code
     return jsonify(code=code)
+
+
+def check_code(code: str) -> ResponseReturnValue:
+    """Say whether somebody has this code; of the owner nothing is told."""
+    normalized = codes.normalize_code(code)
+    valid = False
+    if normalized is not None:
+        state = _referral().state
+        with database.reading(state) as connection:
+            valid = clicks.is_known(connection, state.models, normalized)
+    shown = normalized or clicks.clean_text(code, _LONGEST_SHOWN) or ""
+    return jsonify(code=shown, valid=valid)

@@ -31,8 +31,7 @@ def one_commit(state: State) -> t.Iterator[Session | sa.Connection]:
             session.rollback()
             raise
     else:
-        engine = state.engine.execution_options(isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
+        with autocommit(state) as connection:
             yield connection
             connection.commit()
 
@@ -50,7 +49,7 @@ def see_newest(state: State, db: Session | sa.Connection) -> None:
     if isinstance(bind, sa.Connection):
         # Somebody else began the session's transaction and will end it.
         return
-    arguments = {"mapper": sa.inspect(code)}
+    arguments = _bind_arguments(state)
     connection = db.connection(arguments) if isinstance(db, Session) else db
     if bind.dialect.name == "sqlite":
         if t.cast(t.Any, connection.connection.dbapi_connection).in_transaction:
@@ -69,3 +68,90 @@ def see_newest(state: State, db: Session | sa.Connection) -> None:
         db.connection(arguments, execution_options=options)
     else:
         db.execution_options(**options)
+
+
+@contextlib.contextmanager
+def autocommit(state: State) -> t.Iterator[sa.Connection]:
+    """Yield a connection on which each statement is a transaction of its own."""
+    engine = state.engine.execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def reading(state: State) -> t.Iterator[sa.Connection]:
+    """Yield what a view reads with; nothing of the host's is committed."""
+    session = held_session(state)
+    if session is not None:
+        yield session.connection(_bind_arguments(state))
+    else:
+        with autocommit(state) as connection:
+            yield connection
+
+
+@contextlib.contextmanager
+def beside_host(state: State) -> t.Iterator[sa.Connection]:
+    """Yield a connection for a row of ours next to whatever the host is doing.
+
+    The host's work is neither committed nor lost, and no second connection is taken while
+    ``db.session`` has one. If the session is in a transaction that has read only, the usual
+    state after a page was made, our row is committed in it. If the host has changed something
+    that it has not committed, our row waits in the same transaction for what the host decides.
+    """
+    session = held_session(state)
+    if session is None:
+        with autocommit(state) as connection:
+            yield connection
+        return
+    untouched = _is_untouched(state, session)
+    with in_savepoint(state, session) as connection:
+        yield connection
+    if untouched:
+        _commit(session)
+
+
+@contextlib.contextmanager
+def in_savepoint(state: State, session: Session) -> t.Iterator[sa.Connection]:
+    """Yield the session's own connection, so that a failure leaves its transaction usable."""
+    connection = session.connection(_bind_arguments(state))
+    # The session's begin_nested() would flush what the host has pending.
+    with connection.begin_nested():
+        yield connection
+
+
+def held_session(state: State) -> Session | None:
+    """Return ``db.session`` where it holds a connection, or may hold one."""
+    scoped = state.db.session
+    if not scoped.registry.has():
+        return None
+    session: Session = scoped()
+    # A session that was joined to a connection sees what others cannot, as in hosts' tests.
+    is_joined = isinstance(session.get_bind(**_bind_arguments(state)), sa.Connection)
+    return session if is_joined or session.in_transaction() else None
+
+
+def _bind_arguments(state: State) -> dict[str, t.Any]:
+    return {"mapper": sa.inspect(state.models.ReferralClick)}
+
+
+def _is_untouched(state: State, session: Session) -> bool:
+    """Whether a commit would commit nothing of the host's."""
+    if session.new or session.dirty or session.deleted or session.in_nested_transaction():
+        return False
+    connection = session.connection(_bind_arguments(state))
+    if connection.dialect.name == "sqlite":
+        return not t.cast(t.Any, connection.connection.dbapi_connection).in_transaction
+    # PostgreSQL gives a transaction its number when it writes or locks a row.
+    return bool(connection.scalar(sa.select(sa.func.pg_current_xact_id_if_assigned().is_(None))))
+
+
+def _commit(session: Session) -> None:
+    # The host's objects stay loaded, as without us.
+    expire_on_commit, session.expire_on_commit = session.expire_on_commit, False
+    try:
+        session.commit()
+    except BaseException:
+        session.rollback()
+        raise
+    finally:
+        session.expire_on_commit = expire_on_commit

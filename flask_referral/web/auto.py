@@ -1,0 +1,62 @@
+"""``REFERRAL_AUTO_ATTRIBUTE``: a user row that is inserted in a request with a visit is bound."""
+
+from __future__ import annotations
+
+import typing as t
+
+import sqlalchemy as sa
+from flask import current_app
+from flask import has_request_context
+from sqlalchemy import event
+from sqlalchemy.orm import Mapper
+
+from .. import attribution
+from .. import clock
+from ..errors import ConfigurationError
+from . import cookies
+
+if t.TYPE_CHECKING:
+    from ..extension import Referral
+
+
+def listen(user_model: t.Any) -> None:
+    """Watch a user class for new rows; inserts that go past the ORM are not seen.
+
+    :raises ConfigurationError: for a :class:`sqlalchemy.Table`, whose rows nobody can watch.
+    """
+    if isinstance(user_model, sa.Table):
+        raise ConfigurationError(
+            "REFERRAL_AUTO_ATTRIBUTE watches a mapped user class, and user_model is a Table; turn "
+            "it off and call referral.attribute(user) in the sign-up view."
+        )
+    if not event.contains(user_model, "after_insert", _bind_visit):
+        event.listen(user_model, "after_insert", _bind_visit, propagate=True)
+
+
+def _bind_visit(mapper: Mapper[t.Any], connection: sa.Connection, user: t.Any) -> None:
+    referral: Referral | None = (
+        current_app.extensions.get("referral") if has_request_context() else None
+    )
+    if referral is None:
+        return
+    try:
+        state = referral.state
+        # Another application of this process may share the class.
+        if not state.settings.auto_attribute or state.models.user_key.table not in mapper.tables:
+            return
+        touch = cookies.current_touch(state.settings)
+        if touch is None:
+            return
+        # A failure here must not fail the host's flush.
+        with connection.begin_nested():
+            attribution.attribute(
+                connection,
+                state.models,
+                state.settings,
+                getattr(user, state.user_attribute),
+                touch=touch,
+                code=None,
+                now=clock.now(),
+            )
+    except Exception:
+        current_app.logger.exception("The new user was not bound to the visit of this request.")

@@ -1,0 +1,138 @@
+"""What a visitor's browser remembers of a click, signed: the cookie, and the OAuth state."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import re
+import typing as t
+import uuid
+
+from flask import current_app
+from flask import has_request_context
+from flask import request
+from flask import Response
+from itsdangerous import BadSignature
+from itsdangerous import Signer
+
+from .. import attribution
+from .. import clock
+from .. import codes
+from ..clicks import Touch
+from ..errors import ConfigurationError
+
+if t.TYPE_CHECKING:
+    from ..settings import Settings
+
+COOKIE = b"flask-referral visit cookie"
+CARRIED = b"flask-referral carried visit"
+
+# Version, code, the click's id, seconds since 1970 (UTC); then itsdangerous' signature.
+_TOUCH = re.compile(r"1\.([2-9A-HJ-NP-Z]{8})\.([0-9a-f]{32})\.([0-9]{1,12})", re.ASCII)
+_LONGEST = 256
+#: A typed text that can be nobody's code.
+NO_CODE = ""
+# A browser sends several cookies of one name where a parent domain has set one too.
+_MOST = 4
+
+
+def secret() -> bytes:
+    """Return the application's secret key.
+
+    :raises ConfigurationError: where there is none.
+    """
+    return _secrets()[-1]
+
+
+def read(settings: Settings) -> Touch | None:
+    """Return the visit in this request's cookie, however old; None where it holds none of ours."""
+    for value in request.cookies.getlist(settings.cookie_name)[:_MOST]:
+        if (touch := verify(value, COOKIE)) is not None:
+            return touch
+    return None
+
+
+def write(response: Response, touch: Touch, settings: Settings, now: dt.datetime) -> None:
+    """Set the cookie. It goes when the attribution window ends; the server looks by itself too."""
+    age = max(0, int((now - touch.at).total_seconds()))
+    response.set_cookie(
+        settings.cookie_name,
+        sign(touch, COOKIE),
+        max_age=settings.cookie_max_age - age,
+        domain=settings.cookie_domain,
+        secure=bool(settings.cookie_secure),
+        httponly=True,
+        samesite=settings.cookie_samesite,
+    )
+
+
+def current_touch(settings: Settings) -> Touch | None:
+    """Return the visit in this request's cookie while it counts."""
+    touch = read(settings)
+    window = dt.timedelta(seconds=settings.cookie_max_age)
+    if touch is None or not attribution.is_in_window(touch.at, clock.now(), window):
+        return None
+    return touch
+
+
+def carry(settings: Settings) -> str:
+    """Return the visit in this request's cookie as text to carry elsewhere, or nothing."""
+    touch = current_touch(settings) if has_request_context() else None
+    return sign(touch, CARRIED) if touch is not None else ""
+
+
+def sign_up_touch(settings: Settings, code: str | None) -> tuple[Touch | None, str | None]:
+    """Return the visit and the typed code that a sign-up comes with.
+
+    :param code: what was typed or carried; what is neither comes back as :data:`NO_CODE`.
+    """
+    if code is not None and code.strip():
+        normalized = codes.normalize_code(code)
+        carried = verify(code.strip(), CARRIED) if normalized is None else None
+        if carried is not None:
+            return carried, None
+        if normalized is None:
+            return None, NO_CODE
+        return (read(settings) if has_request_context() else None), normalized
+    return (read(settings) if has_request_context() else None), None
+
+
+def sign(touch: Touch, salt: bytes) -> str:
+    """Return a visit as text that only this application can have made."""
+    value = f"1.{touch.code}.{touch.click_id.hex}.{int(touch.at.timestamp())}"
+    return _signer(salt).sign(value).decode()
+
+
+def verify(text: str, salt: bytes) -> Touch | None:
+    """Return the visit that :func:`sign` made this text of; None for any other text."""
+    if len(text) > _LONGEST or not text.isascii():
+        return None
+    try:
+        value = _signer(salt).unsign(text).decode()
+    except BadSignature:
+        return None
+    match = _TOUCH.fullmatch(value)
+    if match is None:
+        return None
+    code, click_id, seconds = match.groups()
+    try:
+        at = dt.datetime.fromtimestamp(int(seconds), dt.UTC)
+    except (OverflowError, ValueError):
+        return None
+    return Touch(uuid.UUID(click_id), code, at)
+
+
+def _signer(salt: bytes) -> Signer:
+    return Signer(_secrets(), salt, key_derivation="hmac", digest_method=hashlib.sha256)
+
+
+def _secrets() -> list[bytes]:
+    """Return the keys that may have signed, the one that signs last."""
+    key = current_app.secret_key
+    if not key:
+        raise ConfigurationError(
+            "flask-referral signs its cookie with the application's key: set SECRET_KEY."
+        )
+    # Flask 3.1 knows keys that are being replaced.
+    keys = [*(current_app.config.get("SECRET_KEY_FALLBACKS") or ()), key]
+    return [item.encode() if isinstance(item, str) else item for item in keys]

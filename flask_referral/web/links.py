@@ -1,0 +1,156 @@
+"""Share links: following one, ``?ref=`` on any page, and building one."""
+
+from __future__ import annotations
+
+import typing as t
+from urllib.parse import parse_qsl
+from urllib.parse import urlencode
+from urllib.parse import urlsplit
+from urllib.parse import urlunsplit
+
+from flask import Blueprint
+from flask import current_app
+from flask import has_request_context
+from flask import redirect
+from flask import request
+from flask import Response
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import BuildError
+
+from .. import codes
+from ..errors import ConfigurationError
+from . import visits
+
+if t.TYPE_CHECKING:
+    from ..extension import Referral
+    from ..extension import State
+    from ..settings import Settings
+
+# What messengers and sentences leave behind a link.
+_STRAY = "/.,;:!?)]}>'\"*_"
+_LONGEST_QUERY = 2048
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+def create_blueprint() -> Blueprint:
+    """Build the blueprint ``referral_links``."""
+    blueprint = Blueprint("referral_links", __name__)
+    blueprint.add_url_rule("/<path:code>", view_func=follow, methods=["GET"])
+    blueprint.after_app_request(capture_from_query)
+    return blueprint
+
+
+def _state() -> State:
+    referral: Referral = current_app.extensions["referral"]
+    return referral.state
+
+
+def follow(code: str) -> Response:
+    """Send the visitor to the landing page, the same way whether the code exists or not."""
+    state = _state()
+    response = t.cast(Response, redirect(_landing_url(state.settings), 302))
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Referrer-Policy"] = "strict-origin-when-cross-origin"
+    response.headers["X-Robots-Tag"] = "noindex"
+    response.vary.add("Cookie")
+    normalized = codes.normalize_code(code.rstrip(_STRAY))
+    if normalized is not None:
+        visits.capture(state, response, normalized)
+    return response
+
+
+def capture_from_query(response: Response) -> Response:
+    """Treat a page that was asked for with ``?ref=CODE`` as a visit through the code."""
+    try:
+        code = _code_in_query(_state(), response)
+    except Exception:
+        current_app.logger.exception("A page's referral code could not be read.")
+        return response
+    if code is not None:
+        # Who asks decides what this answer carries, so no shared cache may keep it.
+        response.vary.add("Cookie")
+        if not response.cache_control.no_store:
+            response.cache_control.public = False
+            response.cache_control.s_maxage = None
+            response.cache_control.private = True
+        visits.capture(_state(), response, code)
+    return response
+
+
+def _code_in_query(state: State, response: Response) -> str | None:
+    endpoint = request.endpoint
+    if (
+        endpoint is None
+        or request.method != "GET"
+        or response.status_code >= 400
+        or endpoint.rpartition(".")[2] == "static"
+        or current_app.view_functions.get(endpoint) is follow
+        or request.path.startswith(f"{state.settings.url_prefix}/")
+    ):
+        return None
+    return codes.normalize_code(request.args.get(state.settings.query_param))
+
+
+def _landing_url(settings: Settings) -> str:
+    """Return the landing page with the query parameters that the visitor brought.
+
+    A parameter that the setting has itself stays as it is.
+    """
+    parts = urlsplit(settings.landing_url)
+    own = parse_qsl(parts.query, keep_blank_values=True)
+    taken = {name for name, _ in own} | {settings.query_param}
+    brought = [item for item in request.args.items(multi=True) if item[0] not in taken]
+    query = urlencode(brought)
+    if not brought or len(query) > _LONGEST_QUERY:
+        return settings.landing_url
+    query = f"{parts.query}&{query}" if parts.query else query
+    return urlunsplit(parts._replace(query=query))
+
+
+def share_link(state: State, code: str) -> str:
+    """Return the absolute link that brings visitors to a code.
+
+    :raises ConfigurationError: where no trustworthy host is known to build it with.
+    """
+    return f"{_base_url(state.settings)}{_path(state.settings, code)}"
+
+
+def check_base_url(state: State) -> None:
+    """Raise what :func:`share_link` would raise."""
+    _base_url(state.settings)
+
+
+def _path(settings: Settings, code: str) -> str:
+    try:
+        # The host may have mounted the links where it likes.
+        return current_app.url_map.bind("").build("referral_links.follow", {"code": code})
+    except BuildError:
+        return f"{settings.link_prefix}/{code}"
+
+
+def _base_url(settings: Settings) -> str:
+    if settings.base_url is not None:
+        return settings.base_url
+    config = current_app.config
+    if config.get("SERVER_NAME"):
+        root = (config.get("APPLICATION_ROOT") or "/").rstrip("/")
+        return f"{config['PREFERRED_URL_SCHEME']}://{config['SERVER_NAME']}{root}"
+    if has_request_context() and _is_host_trusted():
+        return request.root_url.rstrip("/")
+    raise ConfigurationError(
+        "The address of share links is not known, and a request's Host header is anybody's to "
+        "write: set REFERRAL_BASE_URL = 'https://your.site' (or SERVER_NAME, or TRUSTED_HOSTS "
+        "with Flask 3.1 or newer)."
+    )
+
+
+def _is_host_trusted() -> bool:
+    try:
+        host = request.host
+    except HTTPException:
+        return False
+    # Flask 3.1 sets this from TRUSTED_HOSTS; the line above has compared the two.
+    if request.trusted_hosts:
+        return True
+    is_local = urlsplit(f"//{host}").hostname in _LOCAL
+    return is_local and (current_app.debug or current_app.testing)

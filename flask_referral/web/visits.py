@@ -1,0 +1,140 @@
+"""Which requests are visits through a code, and what is kept of them.
+
+Nothing here may break a page: what goes wrong is logged, and the page is served as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+import sqlalchemy as sa
+from flask import current_app
+from flask import request
+from flask import Response
+from sqlalchemy.orm import Session
+
+from .. import clicks
+from .. import clock
+from .. import identity
+from ..clicks import Touch
+from ..clicks import Visit
+from ..errors import ConfigurationError
+from . import bots
+from . import cookies
+from . import database
+
+if t.TYPE_CHECKING:
+    from ..extension import State
+
+# "Sec-Purpose" is in the Fetch standard; the others are what browsers sent before it.
+_PURPOSE_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
+_AHEAD_OF_TIME = ("prefetch", "prerender", "preview")
+
+
+def capture(state: State, response: Response, code: str) -> None:
+    """Record this request as a visit through ``code`` and set the cookie on its response.
+
+    :param code: a normalised code, which may be nobody's.
+    """
+    try:
+        if _is_visit(state):
+            _capture(state, response, code)
+    except Exception:
+        current_app.logger.exception(
+            "The visit through referral code %s was not recorded; the page is served.", code
+        )
+
+
+def _is_visit(state: State) -> bool:
+    headers = request.headers
+    if request.method != "GET" or headers.get("Sec-Fetch-Dest", "document") != "document":
+        return False
+    purposes = " ".join(headers.get(name, "") for name in _PURPOSE_HEADERS).lower()
+    if any(word in purposes for word in _AHEAD_OF_TIME):
+        return False
+    is_bot = state.loaders.bot_detector or bots.is_bot
+    if is_bot(headers.get("User-Agent", "")):
+        return False
+    consent = state.loaders.consent
+    return consent is None or bool(consent())
+
+
+def _capture(state: State, response: Response, code: str) -> None:
+    settings = state.settings
+    now = clock.now()
+    remembered = cookies.current_touch(settings)
+    visit = Visit(
+        code=code,
+        at=now,
+        address=request.remote_addr,
+        user_agent=clicks.clean_text(request.headers.get("User-Agent"), clicks.USER_AGENT_LENGTH),
+        referrer_url=clicks.clean_referrer(request.headers.get("Referer"), request.host),
+    )
+    if remembered and clicks.is_repetition(remembered, visit, settings.dedupe_seconds):
+        return
+    visit = dataclasses.replace(visit, visitor_id=_visitor_id(state))
+    touch = _record(state, response, visit)
+    if touch is not None and (remembered is None or settings.touch == "last"):
+        cookies.write(response, touch, settings, now)
+
+
+def _record(state: State, response: Response, visit: Visit) -> Touch | None:
+    if response.is_streamed and (session := database.held_session(state)) is not None:
+        return _record_after(state, response, visit, session)
+    with database.beside_host(state) as connection:
+        recorded = _insert(state, connection, visit)
+    return recorded.touch if recorded is not None else None
+
+
+def _record_after(state: State, response: Response, visit: Visit, session: Session) -> Touch | None:
+    """Record a visit when its page has been sent, which may be reading from the database still.
+
+    A commit on the page's connection would close the cursor it reads from. The visit's id is
+    known without asking the database, so the cookie does not wait.
+    """
+    with database.in_savepoint(state, session) as connection:
+        if not clicks.is_known(connection, state.models, visit.code, visit.visitor_id):
+            return None
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    secret = cookies.secret()
+
+    def insert() -> None:
+        try:
+            with app.app_context(), database.autocommit(state) as connection:
+                _insert(state, connection, visit, secret)
+        except Exception:
+            app.logger.exception("The visit through referral code %s was not recorded.", visit.code)
+
+    response.call_on_close(insert)
+    click_id = clicks.derive_id(visit, secret, state.settings.dedupe_seconds)
+    return Touch(click_id, visit.code, visit.at.replace(microsecond=0))
+
+
+def _insert(
+    state: State, connection: sa.Connection, visit: Visit, secret: bytes | None = None
+) -> clicks.Recorded | None:
+    return clicks.record(
+        connection,
+        state.models,
+        visit,
+        secret=secret or cookies.secret(),
+        ip_key=state.settings.ip_key,
+        dedupe_seconds=state.settings.dedupe_seconds,
+    )
+
+
+def _visitor_id(state: State) -> t.Any:
+    """Return the key of whoever is logged in; None where that cannot be said."""
+    was_held = database.held_session(state) is not None
+    try:
+        return identity.current_user_id(state)
+    except ConfigurationError:
+        # A host without log-ins has nobody to ask.
+        return None
+    except Exception:
+        current_app.logger.exception("The identity of a referral code's visitor is unknown.")
+        if not was_held and (session := database.held_session(state)) is not None:
+            # A failed statement leaves a transaction that nobody can use.
+            session.rollback()
+        return None
