@@ -303,7 +303,7 @@ class Referral:
         Put it into OAuth's ``state``, or keep it in the session, and hand it to
         :meth:`attribute` as ``code``. It reads the request.
 
-        :return: about 130 characters that are safe in a URL; empty where there is no visit.
+        :return: about 100 characters that are safe in a URL; empty where there is no visit.
         """
         return cookies.carry(self.state.settings)
 

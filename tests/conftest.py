@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from .host import Host
 from .host import make_host
+from .visiting import Clock
 
 _numbers = itertools.count(1)
 
@@ -124,6 +125,14 @@ def make_postgresql(postgresql_url: str, host_on: t.Callable[..., Host]) -> Make
 def make_sqlite(sqlite_url: str, host_on: t.Callable[..., Host]) -> MakeHost:
     """Return a function that builds a host on SQLite."""
     return lambda **options: host_on(sqlite_url, **options)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return the clock by which the extension lives."""
+    clock = Clock()
+    monkeypatch.setattr("flask_referral.clock.now", clock)
+    return clock
 
 
 def _engine(uri: str) -> sa.Engine:
