@@ -8,8 +8,8 @@ before the next attempt lets the queue drain.
 from __future__ import annotations
 
 import contextlib
-import time
 import typing as t
+from time import sleep
 
 import sqlalchemy as sa
 
@@ -71,7 +71,9 @@ def transaction(connection: sa.Connection) -> t.Iterator[None]:
     try:
         yield
     except BaseException:
-        raw(connection, "ROLLBACK")
+        # The server rolls back by itself when it loses the connection.
+        if not connection.invalidated:
+            raw(connection, "ROLLBACK")
         raise
     raw(connection, "COMMIT")
 
@@ -118,7 +120,7 @@ def patiently(
                 raise
             if attempt == ATTEMPTS:
                 raise MigrationRefused(_no_lock(connection, what, tables)) from error
-        time.sleep(pause)
+        sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
     raise AssertionError("ATTEMPTS is at least 1")
 

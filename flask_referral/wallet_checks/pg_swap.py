@@ -114,7 +114,7 @@ class _Swap:
         if self.added:
             try:
                 self._patiently(body)
-            except (sa.exc.DBAPIError, MigrationRefused):
+            except (sa.exc.SQLAlchemyError, MigrationRefused):
                 names = ", ".join(change.temporary for change in self.changes)
                 return f" Temporary constraints are left ({names}); the next run removes them."
         return ""

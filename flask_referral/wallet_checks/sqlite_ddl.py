@@ -142,14 +142,11 @@ def mentioned(expression: str, columns: t.Iterable[str]) -> frozenset[str]:
     names = {column.lower(): column for column in columns}
     found = list(tokens(expression))
     result = set()
-    for token, following in zip(found, [*found[1:], None], strict=True):
-        if token.kind not in ("word", "quoted"):
-            continue
-        is_function = following is not None and following.text == "("
-        column = names.get(token.name.lower())
-        if column is not None and not (is_function and token.kind == "word"):
-            result.add(column)
-    return frozenset(result)
+    for index, token in enumerate(found):
+        called = [following.text for following in found[index + 1 : index + 2]] == ["("]
+        if token.kind == "quoted" or (token.kind == "word" and not called):
+            result.add(names.get(token.name.lower()))
+    return frozenset(column for column in result if column is not None)
 
 
 def _next(sql: str, position: int) -> tuple[int, Token | None]:
