@@ -244,3 +244,20 @@ def test_the_gaps_can_be_asked_for_in_autocommit(postgresql: MakeDatabase, drive
         'CHECK "wallet_transactions_type_check" of table public.wallet_transactions'
         " refuses referral_bonus, adjustment",
     ]
+
+
+def test_a_downgrade_under_another_search_path_gives_the_same(postgresql: MakeDatabase) -> None:
+    """What the CHECK was before is kept with the schema of every name in it."""
+    functions = f"""CREATE SCHEMA app; CREATE FUNCTION app.known(text) RETURNS boolean IMMUTABLE
+        LANGUAGE sql AS $$ SELECT $1 IN {TYPES} $$"""
+    ddl = wallet("text CHECK (app.known(type))", "text", before=functions)
+    database = postgresql(Shape("functions", ddl))
+    before = database.dump()
+    url = database.engine.url
+    path = {"options": "-csearch_path=app,public"}
+    database.engine = sa.create_engine(url, connect_args=path, poolclass=sa.NullPool)
+    database.extend()
+    assert database.gaps() == []
+    database.engine = sa.create_engine(url, poolclass=sa.NullPool)
+    database.restore()
+    assert database.dump() == before
