@@ -12,6 +12,7 @@ import typing as t
 from time import sleep
 
 import sqlalchemy as sa
+from alembic.runtime.migration import MigrationContext
 
 from .errors import MigrationRefused
 
@@ -76,6 +77,30 @@ def transaction(connection: sa.Connection) -> t.Iterator[None]:
             raw(connection, "ROLLBACK")
         raise
     raw(connection, "COMMIT")
+
+
+@contextlib.contextmanager
+def committing(context: MigrationContext) -> t.Iterator[sa.Connection]:
+    """Commit what a migration did so far, and lend its connection in AUTOCOMMIT for the block.
+
+    It is Alembic's ``autocommit_block()``, except that our own error is not lost when the
+    connection broke and leaving the block fails as well.
+
+    :param context: Alembic's context, bound to a connection and to a transaction of its own.
+    """
+    refused: MigrationRefused | None = None
+    try:
+        with context.autocommit_block():
+            try:
+                assert context.connection is not None
+                yield context.connection
+            except MigrationRefused as error:
+                refused = error
+                raise
+    except sa.exc.SQLAlchemyError as error:
+        if refused is not None:
+            raise refused from error
+        raise
 
 
 def set_lock_timeout(connection: sa.Connection, milliseconds: int) -> None:

@@ -24,7 +24,6 @@ __all__ = [
     "missing_values",
     "offline_downgrade",
     "offline_upgrade",
-    "preflight",
     "restore",
 ]
 
@@ -55,17 +54,6 @@ def restore(context: MigrationContext, table: str, schema: str | None = None) ->
     :raises MigrationRefused: while rows of the wallet need our values; nothing is changed then.
     """
     _of(context.connection).restore(context, table, schema)
-
-
-def preflight(connection: sa.Connection, table: str, schema: str | None = None) -> None:
-    """Find out, without changing anything, whether ``extend`` would be refused.
-
-    :param connection: a connection to the host's database.
-    :param table: the name of the wallet table.
-    :param schema: its schema; None for the connection's search path.
-    :raises MigrationRefused: with the reason and the cure.
-    """
-    _of(connection).preflight(connection, table, schema)
 
 
 def missing_values(connection: sa.Connection, table: str, schema: str | None = None) -> list[Gap]:

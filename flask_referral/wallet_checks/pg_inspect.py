@@ -109,7 +109,7 @@ def run_as(what: str, owner: str) -> str:
 
 
 def our_columns(wallet: Wallet) -> list[Column]:
-    """Return the columns ``type`` and ``reference_type``."""
+    """Return the two columns that our values go into."""
     return [column for column in wallet.table.columns if column.name in VALUES]
 
 

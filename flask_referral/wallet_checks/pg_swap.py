@@ -116,7 +116,7 @@ class _Swap:
                 self._patiently(body)
             except (sa.exc.SQLAlchemyError, MigrationRefused):
                 names = ", ".join(change.temporary for change in self.changes)
-                return f" Temporary constraints are left ({names}); the next run removes them."
+                return f" Only temporary constraints are left ({names}); the next run removes them."
         return ""
 
     def _patiently(self, body: t.Callable[[], None], *, quiet: bool = False) -> None:

@@ -7,6 +7,7 @@ import typing as t
 import sqlalchemy as sa
 from alembic.runtime.migration import MigrationContext
 
+from ..locks import committing
 from .pg_enums import add_labels
 from .pg_inspect import find_table
 from .pg_inspect import literal
@@ -48,18 +49,12 @@ def missing_values(connection: sa.Connection, table: str, schema: str | None) ->
         return gaps(connection, read_wallet(connection, oid))
 
 
-def preflight(connection: sa.Connection, table: str, schema: str | None) -> None:
-    """See ``flask_referral.wallet_checks.preflight``."""
-    _planned(connection, table, schema, plan_extend)
-
-
 def extend(context: MigrationContext, table: str, schema: str | None) -> None:
     """See ``flask_referral.wallet_checks.extend``."""
     plan = _planned(_bound(context), table, schema, plan_extend)
     if plan.empty:
         return
-    with context.autocommit_block():
-        connection = _bound(context)
+    with committing(context) as connection:
         if plan.labels:
             # A new label can be used, and CHECKs be tried with it, only once it is committed.
             add_labels(connection, plan.labels)
@@ -73,8 +68,7 @@ def restore(context: MigrationContext, table: str, schema: str | None) -> None:
     plan = _planned(_bound(context), table, schema, plan_restore)
     if plan.empty:
         return
-    with context.autocommit_block():
-        connection = _bound(context)
+    with committing(context) as connection:
         replace(connection, plan, recheck=lambda: refuse_rows_in_use(connection, plan.wallet))
 
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from alembic.runtime.migration import MigrationContext
 
 from ..errors import MigrationRefused
+from ..locks import committing
 from ..locks import raw
 from .rows import Gap
 from .rows import IN_USE
@@ -71,11 +72,6 @@ def missing_values(connection: sa.Connection, table: str, schema: str | None) ->
     return found
 
 
-def preflight(connection: sa.Connection, table: str, schema: str | None) -> None:
-    """See ``flask_referral.wallet_checks.preflight``."""
-    missing_values(connection, table, schema)
-
-
 def extend(context: MigrationContext, table: str, schema: str | None) -> None:
     """See ``flask_referral.wallet_checks.extend``."""
     connection = _bound(context)
@@ -92,22 +88,32 @@ def restore(context: MigrationContext, table: str, schema: str | None) -> None:
     """See ``flask_referral.wallet_checks.restore``."""
     connection = _bound(context)
     wallet = _read(connection, table, schema)
-    _refuse_rows_in_use(connection, wallet)
     changes = {}
     for check in wallet.text.checks:
         before = _before(wallet.text.inside(check))
         if before is not None:
             changes[check] = before
+
+    def refuse_rows_lost(connection: sa.Connection) -> None:
+        _refuse_rows_in_use(connection, wallet)
+        for before in changes.values():
             _refuse_rows_lost(connection, wallet, before)
-    _apply(context, wallet, changes)
+
+    refuse_rows_lost(connection)
+    _apply(context, wallet, changes, refuse_rows_lost)
 
 
-def _apply(context: MigrationContext, wallet: Table, changes: dict[CheckClause, str]) -> None:
+def _apply(
+    context: MigrationContext,
+    wallet: Table,
+    changes: dict[CheckClause, str],
+    recheck: t.Callable[[sa.Connection], None] | None = None,
+) -> None:
     if not changes:
         return
     new = wallet.text.edited(changes)
-    with context.autocommit_block():
-        rebuild(_bound(context), wallet.schema, wallet.name, wallet.text, new)
+    with committing(context) as connection:
+        rebuild(connection, wallet.schema, wallet.name, wallet.text, new, recheck=recheck)
 
 
 def _suffix(columns: t.Collection[str]) -> str:

@@ -30,7 +30,15 @@ def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def rebuild(connection: sa.Connection, schema: str, name: str, old: TableText, new: str) -> None:
+def rebuild(
+    connection: sa.Connection,
+    schema: str,
+    name: str,
+    old: TableText,
+    new: str,
+    *,
+    recheck: t.Callable[[sa.Connection], None] | None = None,
+) -> None:
     """Make the table anew from another text, in one transaction.
 
     :param connection: in AUTOCOMMIT, so that nothing but this function begins or commits.
@@ -38,12 +46,15 @@ def rebuild(connection: sa.Connection, schema: str, name: str, old: TableText, n
     :param name: the table.
     :param old: its present text.
     :param new: its text to be, with the same columns.
+    :param recheck: called once nobody else can write any more; may refuse.
     :raises MigrationRefused: when SQLite refuses, with everything as it was before.
     """
     with _pragmas(connection, foreign_keys=0):
         try:
             # IMMEDIATE: nobody else writes between our first look and our first change.
             raw(connection, "BEGIN IMMEDIATE")
+            if recheck is not None:
+                recheck(connection)
             # A row that was there before its CHECK may stay as it is.
             with _pragmas(connection, ignore_check_constraints=1):
                 _Rebuild(connection, schema, name).run(old, new)

@@ -60,8 +60,6 @@ def test_refused_with_nothing_changed(name: str, sqlite: MakeDatabase) -> None:
     with pytest.raises(MigrationRefused, match=message):
         database.extend()
     assert database.dump() == before
-    with database.engine.connect() as connection, pytest.raises(MigrationRefused, match=message):
-        wallet_checks.preflight(connection, database.shape.table)
 
 
 def test_a_check_with_a_function_that_is_not_there_is_refused(sqlite: MakeDatabase) -> None:
@@ -249,6 +247,27 @@ def test_a_downgrade_is_refused_while_rows_use_our_values(database: Database) ->
     with pytest.raises(MigrationRefused, match="does not allow 1 of the rows"):
         database.restore()
     assert database.dump() == before
+
+
+def test_a_bonus_that_arrives_during_the_downgrade_stops_it(database: Database) -> None:
+    database.extend()
+
+    def pay(connection: t.Any, cursor: t.Any, statement: str, *rest: t.Any) -> None:
+        # Planning is over, the rebuild has not begun.
+        if statement == "PRAGMA foreign_keys = 0":
+            other = sqlite3.connect(str(database.engine.url.database))
+            other.execute(
+                "INSERT INTO wallet_transactions (user_id, type, reference_type, amount_cents)"
+                " VALUES (1, 'referral_bonus', 'referral_conversion', 5)"
+            )
+            other.commit()
+            other.close()
+
+    event.listen(database.engine, "after_cursor_execute", pay)
+    with pytest.raises(MigrationRefused, match="1 row of"):
+        database.restore()
+    event.remove(database.engine, "after_cursor_execute", pay)
+    assert database.gaps() == []
 
 
 def test_the_gaps_are_named(sqlite: MakeDatabase) -> None:
