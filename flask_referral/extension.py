@@ -18,14 +18,22 @@ from . import attribution
 from . import cli
 from . import clock
 from . import codes
+from . import conversions
 from . import identity
+from . import reversals
 from . import rls
+from . import tables
+from . import wallet
 from .errors import ConfigurationError
+from .ledger import Ledger
 from .models import build_models
 from .models import Models
 from .models import ReferralCodeMixin
 from .models import table_of
 from .results import Attribution
+from .results import ConversionResult
+from .results import ReversalResult
+from .results import RewardPolicy
 from .settings import Settings
 from .web import api
 from .web import auto
@@ -65,6 +73,13 @@ class State:
     #: The host's ``wallet_transactions``, or None.
     wallet_table: sa.Table | None
     loaders: Loaders
+    #: Decides what a conversion is worth; None: ``REFERRAL_BONUS_CENTS``.
+    reward_policy: RewardPolicy | None
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where conversions are kept, in ``db.session``."""
+        return Ledger(self.db.session(), self.models, self.settings, self.wallet_table)
 
     @property
     def engine(self) -> sa.Engine:
@@ -93,6 +108,9 @@ class Referral:
         conversions are recorded and nothing is credited.
     :param register_blueprint: whether ``init_app`` registers the blueprints; a host that says
         False registers the ones it wants itself.
+    :param reward_policy: decides what a conversion is worth: takes a
+        :class:`~flask_referral.results.Purchase` and returns the bonus in cents or a
+        :class:`~flask_referral.results.Reward`. Default: ``REFERRAL_BONUS_CENTS``.
     """
 
     def __init__(
@@ -103,11 +121,13 @@ class Referral:
         user_model: t.Any = None,
         wallet_model: t.Any = None,
         register_blueprint: bool = True,
+        reward_policy: RewardPolicy | None = None,
     ) -> None:
         self._db = db
         self._user_model = user_model
         self._wallet_model = wallet_model
         self._register_blueprint = register_blueprint
+        self._reward_policy = reward_policy
         self._states: weakref.WeakKeyDictionary[Flask, State] = weakref.WeakKeyDictionary()
         self._loaders = Loaders()
         #: The JSON API, mounted at ``REFERRAL_URL_PREFIX``.
@@ -125,6 +145,7 @@ class Referral:
         user_model: t.Any = None,
         wallet_model: t.Any = None,
         register_blueprint: bool | None = None,
+        reward_policy: RewardPolicy | None = None,
     ) -> None:
         """Set up one application; each argument falls back to the constructor's.
 
@@ -159,14 +180,16 @@ class Referral:
                     "SQLALCHEMY_BINDS does not name; add it there."
                 )
             _check_dialect(db.engines[models.bind_key].dialect)
+        wallet_table = None if wallet_model is None else _wallet_table(wallet_model)
         self._states[app] = State(
             settings=settings,
             db=db,
             models=models,
             user_class=None if isinstance(user_model, sa.Table) else user_model,
             user_attribute=_attribute_of_key(user_model, models.user_key),
-            wallet_table=None if wallet_model is None else table_of(wallet_model, "wallet_model"),
+            wallet_table=wallet_table,
             loaders=self._loaders,
+            reward_policy=reward_policy or self._reward_policy,
         )
         if settings.auto_attribute:
             auto.listen(user_model)
@@ -307,6 +330,76 @@ class Referral:
         """
         return cookies.carry(self.state.settings)
 
+    def convert(
+        self,
+        user: t.Any,
+        membership_id: str,
+        *,
+        bonus_cents: int | None = None,
+        metadata: dict[str, t.Any] | None = None,
+    ) -> ConversionResult:
+        """Turn a referred user's purchase into one conversion and one credit, exactly once.
+
+        Flushes, never commits: it joins the transaction of the host's order, and both or
+        neither are stored.
+
+        :param user: who bought; a user object or a user id.
+        :param membership_id: the provider's id of what was bought; at most 255 characters.
+        :param bonus_cents: the referrer's bonus; default: what the ``reward_policy`` says, or
+            ``REFERRAL_BONUS_CENTS``.
+        :param metadata: kept with the conversion, as JSON.
+        :raises UnknownUser: where ``user`` cannot be a user's id.
+        :raises ReferralError: for a bonus or an id that cannot be stored.
+        """
+        return self._convert(user, membership_id, bonus_cents, None, metadata)
+
+    def _convert(
+        self,
+        user: t.Any,
+        membership_id: str,
+        bonus_cents: int | None,
+        paid_cents: int | None,
+        metadata: dict[str, t.Any] | None,
+    ) -> ConversionResult:
+        state = self.state
+        return conversions.convert(
+            state.ledger,
+            identity.user_id(state, user),
+            membership_id,
+            policy=state.reward_policy,
+            bonus_cents=bonus_cents,
+            paid_cents=paid_cents,
+            metadata=metadata,
+            now=clock.now(),
+        )
+
+    def reverse(
+        self,
+        membership_id: str,
+        *,
+        reason: str,
+        refund_id: str | None = None,
+        amount_cents: int | None = None,
+    ) -> ReversalResult:
+        """Take a bonus back, in whole or in part, exactly once for each refund.
+
+        Flushes, never commits. A refund of an unknown membership is kept, and applied when its
+        purchase comes.
+
+        :param membership_id: what :meth:`convert` was given.
+        :param reason: why, for the record.
+        :param refund_id: the provider's id of the refund; default: the membership id.
+        :param amount_cents: how much of the bonus; default: what is left of it.
+        :raises ReferralError: for an amount or an id that makes no sense.
+        """
+        return reversals.reverse(
+            self.state.ledger,
+            membership_id,
+            reason=reason,
+            refund_id=refund_id,
+            amount_cents=amount_cents,
+        )
+
     def acting_as(self, user: t.Any) -> contextlib.AbstractContextManager[None]:
         """Put ``db.session`` under the row level security of one user, for reading.
 
@@ -337,6 +430,18 @@ def _check_dialect(dialect: sa.Dialect) -> None:
                 f"flask-referral needs SQLite 3.35 or newer, and this Python has "
                 f"{sqlite3.sqlite_version}; install a newer Python or use PostgreSQL."
             )
+
+
+def _wallet_table(wallet_model: t.Any) -> sa.Table:
+    table = table_of(wallet_model, "wallet_model")
+    missing = set(wallet.COLUMNS) - {column.name for column in table.columns}
+    if missing:
+        raise ConfigurationError(
+            f"The wallet table {table.fullname!r} has no column {', '.join(sorted(missing))}; "
+            "wallet_model has to be the host's wallet_transactions."
+        )
+    tables.wallet_index(table)
+    return table
 
 
 def _attribute_of_key(user_model: t.Any, key: sa.Column[t.Any]) -> str:

@@ -81,6 +81,8 @@ class ReferralClickMixin(_Mixin):
         referrer_url: Mapped[str | None]
         user_agent: Mapped[str | None]
         ip_hash: Mapped[str | None]
+        #: UTC; when the visitor signed up
+        bound_at: Mapped[dt.datetime | None]
 
     @classmethod
     def _build_table(cls, metadata: sa.MetaData, key: sa.Column[t.Any]) -> sa.Table:
@@ -103,10 +105,61 @@ class ReferralConversionMixin(_Mixin):
         converted_at: Mapped[dt.datetime]
         #: the column ``metadata``
         metadata_: Mapped[dict[str, t.Any] | None]
+        #: pending, held, credited, reversed or void
+        status: Mapped[str]
+        #: UTC; when a pending bonus is due
+        available_at: Mapped[dt.datetime | None]
+        #: UTC
+        credited_at: Mapped[dt.datetime | None]
+        #: what was taken back of ``bonus_cents``
+        reversed_cents: Mapped[int]
+        #: what should have been taken back and was no longer in a wallet
+        shortfall_cents: Mapped[int]
+        #: the referred user's own bonus, in a two-sided program
+        referred_bonus_cents: Mapped[int]
+        referred_reversed_cents: Mapped[int]
 
     @classmethod
     def _build_table(cls, metadata: sa.MetaData, key: sa.Column[t.Any]) -> sa.Table:
         return tables.conversions(metadata, key, _table(metadata, tables.CODES))
+
+
+class ReferralEventMixin(_Mixin):
+    """Something that happened once (table ``referral_events``): a delivery, a refund, a credit."""
+
+    __tablename__ = tables.EVENTS
+
+    if t.TYPE_CHECKING:
+        provider: Mapped[str]
+        event_id: Mapped[str]
+        kind: Mapped[str]
+        membership_id: Mapped[str | None]
+        outcome: Mapped[str]
+        amount_cents: Mapped[int | None]
+        #: what ``amount_cents`` is a part of; None: of the bonus
+        base_cents: Mapped[int | None]
+        #: UTC
+        received_at: Mapped[dt.datetime]
+
+    @classmethod
+    def _build_table(cls, metadata: sa.MetaData, key: sa.Column[t.Any]) -> sa.Table:
+        return tables.events(metadata)
+
+
+class ReferralDailyMixin(_Mixin):
+    """A referrer's clicks on a closed day (table ``referral_daily``)."""
+
+    __tablename__ = tables.DAILY
+
+    if t.TYPE_CHECKING:
+        referrer_user_id: Mapped[t.Any]
+        #: UTC
+        day: Mapped[dt.date]
+        clicks: Mapped[int]
+
+    @classmethod
+    def _build_table(cls, metadata: sa.MetaData, key: sa.Column[t.Any]) -> sa.Table:
+        return tables.daily(metadata, key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +169,8 @@ class Models:
     ReferralCode: type[ReferralCodeMixin]
     ReferralClick: type[ReferralClickMixin]
     ReferralConversion: type[ReferralConversionMixin]
+    ReferralEvent: type[ReferralEventMixin]
+    ReferralDaily: type[ReferralDailyMixin]
     #: The key of the host's user table.
     user_key: sa.Column[t.Any]
     version_table: sa.Table
@@ -138,12 +193,18 @@ class Models:
     @property
     def table_names(self) -> frozenset[str]:
         """The unqualified names of the tables, without the version table's."""
-        classes: tuple[type[_Mixin], ...] = (
+        return frozenset(model.__table__.name for model in self.classes)
+
+    @property
+    def classes(self) -> tuple[type[_Mixin], ...]:
+        """The mapped classes, those that are referred to first."""
+        return (
             self.ReferralCode,
             self.ReferralClick,
             self.ReferralConversion,
+            self.ReferralEvent,
+            self.ReferralDaily,
         )
-        return frozenset(model.__table__.name for model in classes)
 
 
 def table_of(model: t.Any, argument: str) -> sa.Table:
@@ -223,6 +284,8 @@ def build_models(db: SQLAlchemy, user_model: t.Any) -> Models:
         ReferralCode=build("ReferralCode", ReferralCodeMixin),
         ReferralClick=build("ReferralClick", ReferralClickMixin),
         ReferralConversion=build("ReferralConversion", ReferralConversionMixin),
+        ReferralEvent=build("ReferralEvent", ReferralEventMixin),
+        ReferralDaily=build("ReferralDaily", ReferralDailyMixin),
         user_key=key,
         version_table=tables.version(metadata),
     )

@@ -1,4 +1,4 @@
-"""What the methods of :class:`flask_referral.Referral` answer."""
+"""What the methods of :class:`flask_referral.Referral` answer: never without a reason."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typing as t
 
 if t.TYPE_CHECKING:
     from .models import ReferralClickMixin
+    from .models import ReferralConversionMixin
 
 
 class AttributionReason(enum.StrEnum):
@@ -36,3 +37,102 @@ class Attribution:
     #: The key of the user whose code it is, as far as it was looked up.
     referrer_id: t.Any = None
     code: str | None = None
+
+
+class ConversionReason(enum.StrEnum):
+    """Why :meth:`flask_referral.Referral.convert` did what it did."""
+
+    #: The bonus is credited (or recorded, where there is no wallet).
+    converted = enum.auto()
+    #: It is credited after ``REFERRAL_HOLD_DAYS``.
+    pending = enum.auto()
+    #: Over ``REFERRAL_VELOCITY_LIMIT``; waits for ``flask referral release`` or ``void``.
+    held = enum.auto()
+    #: This user or this membership had its conversion before; nothing changed.
+    already_converted = enum.auto()
+    #: Nobody referred this user; nothing is stored.
+    not_referred = enum.auto()
+    #: The bonus is 0 cents; nothing is stored.
+    no_bonus = enum.auto()
+
+
+class ReversalReason(enum.StrEnum):
+    """Why :meth:`flask_referral.Referral.reverse` did what it did."""
+
+    #: Taken back out of the wallet.
+    reversed = enum.auto()
+    #: Given up before maturity; nothing had been paid.
+    voided = enum.auto()
+    #: This refund was handled before; nothing changed.
+    already_reversed = enum.auto()
+    #: Nothing of the bonus is left; the refund is recorded.
+    nothing_to_reverse = enum.auto()
+    #: No conversion has this membership yet; the refund is kept and applied when one comes.
+    unknown_membership = enum.auto()
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward:
+    """What a conversion is worth.
+
+    :param referrer_cents: the referrer's bonus.
+    :param referred_cents: the referred user's own, in a two-sided program.
+    """
+
+    referrer_cents: int
+    referred_cents: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Purchase:
+    """What a ``reward_policy`` decides on.
+
+    :param referrer_id: key of the user whose code it was.
+    :param referred_id: key of the user who buys.
+    :param code: the code.
+    :param membership_id: the provider's id of what was bought.
+    :param paid_cents: what was paid, where that is known; otherwise None.
+    :param metadata: what the caller of ``convert`` passed.
+    """
+
+    referrer_id: t.Any
+    referred_id: t.Any
+    code: str
+    membership_id: str
+    paid_cents: int | None
+    metadata: t.Mapping[str, t.Any]
+
+
+RewardPolicy = t.Callable[[Purchase], "int | Reward"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversionResult:
+    """The answer of :meth:`flask_referral.Referral.convert`.
+
+    :param reason: what happened.
+    :param conversion: the conversion that is stored, or None.
+    :param created: whether this call stored it.
+    :param bonus_cents: the referrer's bonus of that conversion, in cents.
+    """
+
+    reason: ConversionReason
+    conversion: ReferralConversionMixin | None
+    created: bool
+    bonus_cents: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ReversalResult:
+    """The answer of :meth:`flask_referral.Referral.reverse`.
+
+    :param reason: what happened.
+    :param conversion: the conversion, or None.
+    :param reversed_cents: what this call took back of the referrer's bonus, in cents.
+    :param shortfall_cents: what it could not take, because it was no longer in the wallet.
+    """
+
+    reason: ReversalReason
+    conversion: ReferralConversionMixin | None
+    reversed_cents: int
+    shortfall_cents: int

@@ -20,6 +20,10 @@ VERSION_TABLE = "referral_alembic_version"
 CODES = "referral_codes"
 CLICKS = "referral_clicks"
 CONVERSIONS = "referral_conversions"
+EVENTS = "referral_events"
+DAILY = "referral_daily"
+#: What keeps a conversion's bonus from being paid twice; an index on the host's wallet table.
+WALLET_INDEX = "idx_wallet_transactions_referral_bonus_unique"
 
 
 class new_uuid(FunctionElement[uuid.UUID]):
@@ -89,6 +93,7 @@ def clicks(metadata: sa.MetaData, user_key: sa.Column[t.Any], codes: sa.Table) -
         sa.Column("referrer_url", sa.Text()),
         sa.Column("user_agent", sa.Text()),
         sa.Column("ip_hash", sa.Text()),
+        _moment("bound_at", default=False),
         sa.PrimaryKeyConstraint("id", name=conv("referral_clicks_pkey")),
         _foreign_key(CLICKS, "referral_code", codes.c.code, "CASCADE"),
         _foreign_key(CLICKS, "referrer_user_id", user_key, "CASCADE"),
@@ -98,6 +103,10 @@ def clicks(metadata: sa.MetaData, user_key: sa.Column[t.Any], codes: sa.Table) -
             "referral_code",
             name=conv("referral_clicks_referred_user_id_referral_code_key"),
         ),
+        sa.CheckConstraint(
+            "referrer_user_id <> referred_user_id",
+            name=conv("referral_clicks_referrer_not_referred_check"),
+        ),
         sa.Index(conv("idx_referral_clicks_referral_code"), "referral_code"),
         sa.Index(
             conv("idx_referral_clicks_referrer_user_id"),
@@ -106,6 +115,21 @@ def clicks(metadata: sa.MetaData, user_key: sa.Column[t.Any], codes: sa.Table) -
             postgresql_include=["referred_user_id"],
         ),
         sa.Index(conv("idx_referral_clicks_clicked_at"), "clicked_at"),
+        # One referrer for each user. Stops at the bound rows, which are few.
+        sa.Index(
+            conv("idx_referral_clicks_bound_unique"),
+            "referred_user_id",
+            unique=True,
+            postgresql_where=sa.text("referred_user_id IS NOT NULL"),
+            sqlite_where=sa.text("referred_user_id IS NOT NULL"),
+        ),
+        sa.Index(
+            conv("idx_referral_clicks_signups"),
+            "referrer_user_id",
+            "clicked_at",
+            postgresql_where=sa.text("referred_user_id IS NOT NULL"),
+            sqlite_where=sa.text("referred_user_id IS NOT NULL"),
+        ),
     )
 
 
@@ -127,6 +151,13 @@ def conversions(metadata: sa.MetaData, user_key: sa.Column[t.Any], codes: sa.Tab
             sa.JSON(none_as_null=True).with_variant(_JSONB(none_as_null=True), "postgresql"),
             key="metadata_",
         ),
+        sa.Column("status", sa.Text(), server_default="credited", nullable=False),
+        _moment("available_at", default=False),
+        _moment("credited_at", default=False),
+        sa.Column("reversed_cents", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("shortfall_cents", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("referred_bonus_cents", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("referred_reversed_cents", sa.Integer(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id", name=conv("referral_conversions_pkey")),
         _foreign_key(CONVERSIONS, "referrer_user_id", user_key, "CASCADE"),
         _foreign_key(CONVERSIONS, "referred_user_id", user_key, "CASCADE"),
@@ -135,6 +166,18 @@ def conversions(metadata: sa.MetaData, user_key: sa.Column[t.Any], codes: sa.Tab
             "referrer_user_id <> referred_user_id",
             name=conv("referral_conversions_referrer_not_referred_check"),
         ),
+        sa.CheckConstraint(
+            "status IN ('pending', 'held', 'credited', 'reversed', 'void')",
+            name=conv("referral_conversions_status_check"),
+        ),
+        sa.CheckConstraint(
+            "reversed_cents >= 0 AND reversed_cents <= bonus_cents",
+            name=conv("referral_conversions_reversed_cents_check"),
+        ),
+        sa.CheckConstraint(
+            "referred_reversed_cents >= 0 AND referred_reversed_cents <= referred_bonus_cents",
+            name=conv("referral_conversions_referred_reversed_cents_check"),
+        ),
         sa.Index(
             conv("idx_referral_conversions_referrer_user_id"), "referrer_user_id", "converted_at"
         ),
@@ -142,6 +185,63 @@ def conversions(metadata: sa.MetaData, user_key: sa.Column[t.Any], codes: sa.Tab
         sa.Index(
             conv("idx_referral_conversions_referred_user_unique"), "referred_user_id", unique=True
         ),
+        sa.Index(
+            conv("idx_referral_conversions_membership_unique"), "whop_membership_id", unique=True
+        ),
+        # What "mature" looks for: the few that wait.
+        sa.Index(
+            conv("idx_referral_conversions_available_at"),
+            "available_at",
+            postgresql_where=sa.text("status = 'pending'"),
+            sqlite_where=sa.text("status = 'pending'"),
+        ),
+    )
+
+
+def events(metadata: sa.MetaData) -> sa.Table:
+    """Build ``referral_events``: deliveries, refunds, disputes, and memberships once credited."""
+    return sa.Table(
+        EVENTS,
+        metadata,
+        sa.Column("provider", sa.Text(), nullable=False),
+        sa.Column("event_id", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("membership_id", sa.Text()),
+        sa.Column("outcome", sa.Text(), nullable=False),
+        sa.Column("amount_cents", sa.BigInteger()),
+        sa.Column("base_cents", sa.BigInteger()),
+        _moment("received_at"),
+        sa.PrimaryKeyConstraint("provider", "event_id", name=conv("referral_events_pkey")),
+        sa.Index(conv("idx_referral_events_membership_id"), "membership_id"),
+    )
+
+
+def daily(metadata: sa.MetaData, user_key: sa.Column[t.Any]) -> sa.Table:
+    """Build ``referral_daily``: the clicks of closed days (UTC), so that totals stay cheap."""
+    return sa.Table(
+        DAILY,
+        metadata,
+        sa.Column("referrer_user_id", user_key.type, nullable=False),
+        sa.Column("day", sa.Date(), nullable=False),
+        sa.Column("clicks", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("referrer_user_id", "day", name=conv("referral_daily_pkey")),
+        _foreign_key(DAILY, "referrer_user_id", user_key, "CASCADE"),
+        sa.Index(conv("idx_referral_daily_day"), "day"),
+    )
+
+
+def wallet_index(wallet: sa.Table) -> None:
+    """Declare our index on the host's wallet table, so that autogenerate does not drop it."""
+    columns = {column.name: column for column in wallet.columns}
+    if any(index.name == WALLET_INDEX for index in wallet.indexes):
+        return
+    where = sa.text("type = 'referral_bonus' AND reference_type = 'referral_conversion'")
+    sa.Index(
+        conv(WALLET_INDEX),
+        columns["reference_id"],
+        unique=True,
+        postgresql_where=where,
+        sqlite_where=where,
     )
 
 
@@ -159,8 +259,9 @@ def _id() -> sa.Column[uuid.UUID]:
     return sa.Column("id", sa.Uuid(), server_default=new_uuid(), nullable=False)
 
 
-def _moment(name: str) -> sa.Column[t.Any]:
-    return sa.Column(name, sa.DateTime(timezone=True), server_default=sa.func.now())
+def _moment(name: str, *, default: bool = True) -> sa.Column[t.Any]:
+    server_default = sa.func.now() if default else None
+    return sa.Column(name, sa.DateTime(timezone=True), server_default=server_default)
 
 
 def _foreign_key(

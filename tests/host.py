@@ -93,12 +93,13 @@ class Application:
     def create_tables(self) -> None:
         """Make the host's own tables, with the wallet's trigger."""
         own = [model.__table__ for model in (self.User, self.Wallet) if model is not None]
-        with self.app.app_context():
-            self.User.metadata.create_all(self.db.engine, tables=own)
+        with self.app.app_context(), self.db.engine.begin() as connection:
+            for table in own:
+                # Not create_all(), which makes our index on the wallet too.
+                connection.execute(sa.schema.CreateTable(table))
             if self.Wallet is not None:
                 sqlite = self.db.engine.dialect.name == "sqlite"
-                with self.db.engine.begin() as connection:
-                    connection.exec_driver_sql(SQLITE_TRIGGER if sqlite else POSTGRESQL_TRIGGER)
+                connection.exec_driver_sql(SQLITE_TRIGGER if sqlite else POSTGRESQL_TRIGGER)
 
 
 @dataclasses.dataclass
@@ -154,6 +155,7 @@ def make_application(
     convention: bool = False,
     wallet: bool = True,
     schema: str | None = None,
+    positive_wallet: bool = False,
     **config: t.Any,
 ) -> Application:
     """Build an application whose tables do not exist yet; see :func:`make_host`."""
@@ -166,7 +168,7 @@ def make_application(
         name = sa.Column(sa.Text)
         created_at = sa.Column(sa.DateTime(timezone=True), server_default=sa.func.now())
 
-    wallet_model = make_wallet(db, User) if wallet else None
+    wallet_model = make_wallet(db, User, positive=positive_wallet) if wallet else None
     app = Flask("host")
     app.config.update(
         {"SQLALCHEMY_DATABASE_URI": url, "SECRET_KEY": "for tests only", "TESTING": True}
@@ -177,7 +179,13 @@ def make_application(
     return Application(app, db, User, wallet_model)
 
 
-def make_host(url: str, *, register_blueprint: bool = True, **options: t.Any) -> Host:
+def make_host(
+    url: str,
+    *,
+    register_blueprint: bool = True,
+    reward_policy: t.Any = None,
+    **options: t.Any,
+) -> Host:
     """Build a host whose tables do not exist yet.
 
     :param options: ``key``, one of :data:`KEYS`; ``convention``, whether the host's metadata has
@@ -192,14 +200,19 @@ def make_host(url: str, *, register_blueprint: bool = True, **options: t.Any) ->
         user_model=host.User,
         wallet_model=host.Wallet,
         register_blueprint=register_blueprint,
+        reward_policy=reward_policy,
     )
     made = Host(host.app, host.db, host.User, host.Wallet, referral)
     referral.identity_loader(lambda: made.current_user)
     return made
 
 
-def make_wallet(db: SQLAlchemy, user: t.Any) -> t.Any:
-    """Declare ``wallet_transactions`` as a host has it."""
+def make_wallet(db: SQLAlchemy, user: t.Any, *, positive: bool = False) -> t.Any:
+    """Declare ``wallet_transactions`` as a host has it.
+
+    :param positive: whether a balance may not go below zero.
+    """
+    own_rules = [sa.CheckConstraint("balance_after_cents >= 0", name="balance")] if positive else []
 
     class WalletTransaction(db.Model):  # type: ignore[name-defined,misc]
         __tablename__ = "wallet_transactions"
@@ -223,6 +236,7 @@ def make_wallet(db: SQLAlchemy, user: t.Any) -> t.Any:
                 sa.column("reference_type").in_(HOST_REFERENCE_TYPES),
                 name=sa.schema.conv("wallet_transactions_reference_type_check"),
             ),
+            *own_rules,
         )
 
     return WalletTransaction

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import typing as t
 
 import sqlalchemy as sa
 
@@ -42,13 +43,37 @@ def catalogue(connection: sa.Connection) -> set[tuple[str, str, str]]:
     if connection.dialect.name == "postgresql":
         rows = connection.execution_options(no_parameters=True).exec_driver_sql(_POSTGRESQL)
         return {(kind, table, sql) for kind, table, sql in rows}
-    found = connection.exec_driver_sql(_SQLITE)
-    return {
-        # Spaces mean nothing, and Alembic puts others than SQLAlchemy.
-        (kind, table, re.sub(r"\s+", " ", sql).replace(" ,", ","))
-        for kind, table, sql in found
-        if table.startswith("referral_")
-    }
+    found: set[tuple[str, str, str]] = set()
+    for kind, table, sql in connection.exec_driver_sql(_SQLITE).all():
+        if not table.startswith("referral_"):
+            continue
+        if kind != "table":
+            found.add((kind, table, _spaced(sql)))
+            continue
+        for column in connection.exec_driver_sql(f"PRAGMA table_xinfo({table})"):
+            found.add(("column", table, str(tuple(column))))
+        found |= {("constraint", table, text) for text in _constraints(sql)}
+    return found
+
+
+def _constraints(sql: str) -> t.Iterator[str]:
+    """Yield the named constraints of a CREATE TABLE, wherever a column's stands."""
+    body = sql[sql.index("(") + 1 : sql.rindex(")")]
+    depth, item = 0, ""
+    for character in body + ",":
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            *_, constraint = _spaced(item).partition("CONSTRAINT ")
+            if constraint:
+                yield constraint
+            item = ""
+        else:
+            item += character
+
+
+def _spaced(sql: str) -> str:
+    # Spaces mean nothing, and Alembic puts others than SQLAlchemy.
+    return re.sub(r"\s+", " ", sql).replace(" ,", ",").strip()
 
 
 def without_version(found: set[tuple[str, str, str]]) -> set[tuple[str, str, str]]:

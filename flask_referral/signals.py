@@ -1,0 +1,107 @@
+"""Signals, sent after the commit of what they tell; never for what is rolled back.
+
+The sender is the application. A receiver may use the database: the transaction that it hears
+of has ended. A receiver that fails is logged and keeps nobody else from hearing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from blinker import NamedSignal
+from blinker import Namespace
+from flask import current_app
+from flask import Flask
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+from sqlalchemy.orm import SessionTransaction
+
+_namespace = Namespace()
+
+#: A user got a code. ``user_id``, ``code``.
+code_created = _namespace.signal("referral-code-created")
+#: A visit was recorded. ``click_id``, ``code``.
+click_recorded = _namespace.signal("referral-click-recorded")
+#: A new user was bound to a referrer. ``user_id``, ``referrer_id``, ``code``.
+user_attributed = _namespace.signal("referral-user-attributed")
+#: A conversion was stored, whatever its status. ``conversion_id``, ``referrer_id``,
+#: ``referred_id``, ``membership_id``, ``status``, ``bonus_cents``, ``referred_bonus_cents``.
+conversion_created = _namespace.signal("referral-conversion-created")
+#: A bonus became the referrer's, at once or at maturity. ``conversion_id``, ``referrer_id``,
+#: ``bonus_cents``.
+conversion_credited = _namespace.signal("referral-conversion-credited")
+#: A bonus was taken back, in whole or in part. ``conversion_id``, ``referrer_id``,
+#: ``reversed_cents``, ``shortfall_cents``.
+conversion_reversed = _namespace.signal("referral-conversion-reversed")
+#: A bonus was given up before maturity. ``conversion_id``, ``referrer_id``, ``reversed_cents``.
+conversion_voided = _namespace.signal("referral-conversion-voided")
+#: A bonus that had been taken back was credited again. ``conversion_id``, ``referrer_id``,
+#: ``credited_cents``.
+conversion_reinstated = _namespace.signal("referral-conversion-reinstated")
+
+_INFO_KEY = "flask_referral.signals"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Announcement:
+    app: Flask
+    signal: NamedSignal
+    values: dict[str, t.Any]
+
+    def send(self) -> None:
+        for receiver in self.signal.receivers_for(self.app):
+            try:
+                receiver(self.app, **self.values)
+            except Exception:
+                self.app.logger.exception("A receiver of %s failed", self.signal.name)
+
+
+class _Queue:
+    """What a session will announce, by the transaction or savepoint it depends on."""
+
+    def __init__(self, session: Session) -> None:
+        self.waiting: list[tuple[SessionTransaction, _Announcement]] = []
+        self.due: list[_Announcement] = []
+        event.listen(session, "after_commit", self.on_commit)
+        event.listen(session, "after_transaction_end", self.on_end)
+
+    def on_commit(self, session: Session) -> None:
+        ending = _innermost(session)
+        for index, (transaction, announcement) in enumerate(self.waiting):
+            if transaction is ending and ending.parent is not None:
+                # A released savepoint: from now on it depends on what is around it.
+                self.waiting[index] = (ending.parent, announcement)
+            elif transaction is ending:
+                self.due.append(announcement)
+
+    def on_end(self, session: Session, transaction: SessionTransaction) -> None:
+        self.waiting = [item for item in self.waiting if item[0] is not transaction]
+        if transaction.parent is None:
+            # Taken out first: a receiver may use the session and announce something itself.
+            due, self.due = self.due, []
+            for announcement in due:
+                announcement.send()
+
+
+def send(signal: NamedSignal, **values: t.Any) -> None:
+    """Send at once, for what is committed already."""
+    _announcement(signal, values).send()
+
+
+def send_after_commit(session: Session, signal: NamedSignal, **values: t.Any) -> None:
+    """Send when the session's outermost transaction is committed, if it is."""
+    queue: _Queue | None = session.info.get(_INFO_KEY)
+    if queue is None:
+        queue = session.info[_INFO_KEY] = _Queue(session)
+    queue.waiting.append((_innermost(session), _announcement(signal, values)))
+
+
+def _announcement(signal: NamedSignal, values: dict[str, t.Any]) -> _Announcement:
+    return _Announcement(current_app._get_current_object(), signal, values)  # type: ignore[attr-defined]
+
+
+def _innermost(session: Session) -> SessionTransaction:
+    transaction = session.get_nested_transaction() or session.get_transaction()
+    assert transaction is not None
+    return transaction
