@@ -1,4 +1,12 @@
-"""Let the host's wallet table take referral bonuses and their reversals."""
+"""Wallet constraints: the host's wallet takes bonuses and their reversals.
+
+Revision: 0003
+Follows: 0002
+
+On PostgreSQL this commits what ran before it, once nothing speaks against it any more: a live
+table may be locked for moments only. The printed script, which cannot look at the table, writes
+the documented lists.
+"""
 
 from __future__ import annotations
 
