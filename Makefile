@@ -1,15 +1,25 @@
 # Everything runs in .venv, which the first target that needs it makes.
 PYTHON ?= python3
-VENV ?= .venv
+# Another interpreter, as in "make test PYTHON=python3.13", gets an environment of its own.
+VENV ?= .venv$(addprefix -,$(notdir $(filter-out python3,$(PYTHON))))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := test
+# Two targets would install into one environment at once.
+.NOTPARALLEL:
 
-# One stamp for each extra: changed metadata installs again.
+# One stamp for each extra: changed metadata installs again, an interrupted installation leaves
+# no stamp, and an environment that was left half made, without pip, is made anew.
 $(VENV)/.%: setup.cfg pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \
+	'This needs Python 3.11 or newer; name one, as in: make $(MAKECMDGOALS) PYTHON=python3.11')"
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
-	touch $@
+	@touch $@
+
+.PHONY: help
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: test
 test: $(VENV)/.test  ## the whole suite, on SQLite and an embedded PostgreSQL
@@ -26,9 +36,9 @@ package: $(VENV)/.lint  ## build the wheel and use it outside the checkout
 	$(BIN)/python tests/package.py
 
 .PHONY: demo
-demo: $(VENV)/.demo  ## the demo application on http://127.0.0.1:5000
-	$(BIN)/python -m examples.demo
+demo: $(VENV)/.demo  ## the demo application on http://127.0.0.1:5000 (PORT=... for another)
+	@$(BIN)/python -m examples.demo
 
 .PHONY: clean
-clean:  ## remove what the other targets made
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## remove what the other targets made, the demo's data included
+	rm -rf .venv* build dist *.egg-info .*_cache .hypothesis examples/demo/instance examples/instance

@@ -1,0 +1,135 @@
+"""The product's pages."""
+
+from __future__ import annotations
+
+import typing as t
+
+import sqlalchemy as sa
+from flask import abort
+from flask import Blueprint
+from flask import flash
+from flask import redirect
+from flask import render_template
+from flask import request
+from flask import url_for
+from flask.typing import ResponseReturnValue
+from flask_login import current_user
+from flask_login import login_required
+from flask_login import login_user
+from flask_login import logout_user
+
+from .extensions import login
+from .extensions import referral
+from .models import add_user
+from .models import db
+from .models import Purchase
+from .models import User
+from .models import wallet_of
+
+#: What can be bought, with the price of a month in cents.
+PLANS = {"basic": 900, "team": 2900}
+
+blueprint = Blueprint("demo", __name__)
+
+
+@login.user_loader
+def load_user(user_id: str) -> User | None:
+    return db.session.get(User, int(user_id))
+
+
+@login.unauthorized_handler
+def ask_to_log_in() -> ResponseReturnValue:
+    flash("Log in to see this page.")
+    return redirect(url_for("demo.log_in"))
+
+
+@blueprint.get("/")
+def landing() -> str:
+    return render_template("landing.html", plans=PLANS)
+
+
+@blueprint.route("/signup", methods=["GET", "POST"])
+def sign_up() -> ResponseReturnValue:
+    if request.method == "GET":
+        return render_template("signup.html", errors={})
+    email, name, password = _field("email"), _field("name"), request.form.get("password", "")
+    errors = {}
+    if "@" not in email or len(email) > 254:
+        errors["email"] = "Enter an e-mail address."
+    if not name or len(name) > 80:
+        errors["name"] = "Enter a name of at most 80 characters."
+    if len(password) < 8:
+        errors["password"] = "Choose a password of 8 characters or more."
+    user = None if errors else add_user(email, name, password)
+    if user is None:
+        errors = errors or {"email": "Somebody has an account with this address already."}
+        return render_template("signup.html", errors=errors), 422
+    db.session.commit()
+    login_user(user)
+    flash(f"Welcome, {user.name}.")
+    return redirect(url_for("demo.account"))
+
+
+@blueprint.route("/login", methods=["GET", "POST"])
+def log_in() -> ResponseReturnValue:
+    if request.method == "GET":
+        return render_template("login.html", error=None)
+    user = db.session.scalar(sa.select(User).where(User.email == _field("email").lower()))
+    if user is None or not user.check_password(request.form.get("password", "")):
+        return render_template("login.html", error="Address and password do not match."), 422
+    login_user(user)
+    return redirect(url_for("demo.account"))
+
+
+@blueprint.post("/logout")
+def log_out() -> ResponseReturnValue:
+    logout_user()
+    flash("You are logged out.")
+    return redirect(url_for("demo.landing"))
+
+
+@blueprint.get("/account")
+@login_required
+def account() -> str:
+    code = referral.models.ReferralCode
+    own = sa.select(code.code).where(code.user_id == current_user.id)
+    return render_template("account.html", code=db.session.scalar(own))
+
+
+@blueprint.post("/account/code")
+@login_required
+def make_code() -> ResponseReturnValue:
+    """Do what ``POST /api/referral/generate`` does, for browsers without script."""
+    referral.get_or_create_code(current_user)
+    db.session.commit()
+    return redirect(url_for("demo.account"))
+
+
+@blueprint.get("/wallet")
+@login_required
+def wallet() -> str:
+    return render_template("wallet.html", transactions=wallet_of(t.cast(User, current_user)))
+
+
+@blueprint.get("/plans")
+@login_required
+def plans() -> str:
+    own = sa.select(Purchase).where(Purchase.user_id == current_user.id).order_by(Purchase.id)
+    return render_template("plans.html", plans=PLANS, purchases=db.session.scalars(own).all())
+
+
+@blueprint.post("/plans/<plan>")
+@login_required
+def buy(plan: str) -> ResponseReturnValue:
+    """Take the order; a real product asks its payment provider first."""
+    if plan not in PLANS:
+        abort(404, "There is no such plan.")
+    db.session.add(Purchase(user_id=current_user.id, plan=plan, amount_cents=PLANS[plan]))
+    db.session.commit()
+    flash(f"You are subscribed to the {plan} plan.")
+    return redirect(url_for("demo.plans"))
+
+
+def _field(name: str) -> str:
+    # PostgreSQL has no text with a NUL in it.
+    return request.form.get(name, "").replace("\0", "").strip()
