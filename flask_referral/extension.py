@@ -1,9 +1,8 @@
-"""The extension object: wiring only; the work is done by the stations."""
+"""The extension object's wiring; what it does is in :mod:`flask_referral.program`."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
+import re
 import typing as t
 import weakref
 
@@ -14,91 +13,38 @@ from flask import Flask
 from flask import has_app_context
 from flask_sqlalchemy import SQLAlchemy
 
-from . import attribution
 from . import cli
-from . import clock
-from . import codes
-from . import conversions
-from . import identity
-from . import reversals
-from . import rls
 from . import tables
 from . import wallet
 from .errors import ConfigurationError
-from .ledger import Ledger
+from .facts import OWN
 from .models import build_models
 from .models import Models
-from .models import ReferralCodeMixin
 from .models import table_of
-from .results import Attribution
-from .results import ConversionResult
-from .results import ReversalResult
+from .program import Program
 from .results import RewardPolicy
 from .settings import Settings
+from .state import BotDetector
+from .state import ConsentLoader
+from .state import IdentityLoader
+from .state import Loaders
+from .state import State
+from .state import WhopUserLoader
 from .web import api
 from .web import auto
-from .web import cookies
 from .web import links
+from .webhooks import WebhookReader
 
 EXTENSION_KEY = "referral"
 
-IdentityLoader = t.Callable[[], t.Any]
-LoaderT = t.TypeVar("LoaderT", bound=IdentityLoader)
-ConsentLoader = t.Callable[[], bool]
+IdentityLoaderT = t.TypeVar("IdentityLoaderT", bound=IdentityLoader)
 ConsentLoaderT = t.TypeVar("ConsentLoaderT", bound=ConsentLoader)
-BotDetector = t.Callable[[str], bool]
 BotDetectorT = t.TypeVar("BotDetectorT", bound=BotDetector)
+WhopUserLoaderT = t.TypeVar("WhopUserLoaderT", bound=WhopUserLoader)
+WebhookReaderT = t.TypeVar("WebhookReaderT", bound=WebhookReader)
 
 
-@dataclasses.dataclass
-class Loaders:
-    """The functions that a host names with the decorators of :class:`Referral`."""
-
-    identity: IdentityLoader | None = None
-    consent: ConsentLoader | None = None
-    bot_detector: BotDetector | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class State:
-    """What one application gave to ``init_app``."""
-
-    settings: Settings
-    db: SQLAlchemy
-    models: Models
-    #: The host's user class, or None where it gave a table.
-    user_class: type | None
-    #: The attribute of a user object that holds its key.
-    user_attribute: str
-    #: The host's ``wallet_transactions``, or None.
-    wallet_table: sa.Table | None
-    loaders: Loaders
-    #: Decides what a conversion is worth; None: ``REFERRAL_BONUS_CENTS``.
-    reward_policy: RewardPolicy | None
-
-    @property
-    def ledger(self) -> Ledger:
-        """Where conversions are kept, in ``db.session``."""
-        return Ledger(self.db.session(), self.models, self.settings, self.wallet_table)
-
-    @property
-    def engine(self) -> sa.Engine:
-        """The engine of the database that holds our tables; needs an application context."""
-        return self.db.engines[self.models.bind_key]
-
-    @property
-    def uses_row_security(self) -> bool:
-        """Whether our own user-scoped reads are under row level security."""
-        return self.settings.rls_role is not None and self.engine.dialect.name == "postgresql"
-
-    def acting_as(self, user_id: t.Any) -> contextlib.AbstractContextManager[None]:
-        """Row level security for one of our own reads, where the settings ask for it."""
-        if not self.uses_row_security:
-            return contextlib.nullcontext()
-        return rls.acting_as(self.db.session(), self.models, self.settings, user_id)
-
-
-class Referral:
+class Referral(Program):
     """The referral program of a Flask application.
 
     :param app: the application; leave it out and call :meth:`init_app` in a factory.
@@ -242,7 +188,7 @@ class Referral:
         """The host's ``wallet_transactions``, or None; the migrations read it."""
         return self.state.wallet_table
 
-    def identity_loader(self, function: LoaderT) -> LoaderT:
+    def identity_loader(self, function: IdentityLoaderT) -> IdentityLoaderT:
         """Name the function that returns the current user, the user's id, or None."""
         self._loaders.identity = function
         return function
@@ -263,157 +209,42 @@ class Referral:
         self._loaders.bot_detector = function
         return function
 
-    def get_or_create_code(self, user: t.Any) -> ReferralCodeMixin:
-        """Return the user's one referral code, made now if there was none.
+    def whop_user_loader(self, function: WhopUserLoaderT) -> WhopUserLoaderT:
+        """Name the function that finds the buyer of a Whop event.
 
-        Flushes, never commits.
-
-        :param user: a user object or a user id.
-        :raises UnknownUser: where there is no such user.
-        :raises CodeExhausted: where five codes in a row belonged to others.
+        It takes the event's payload (a dict; numbers with a point are ``Decimal``) and returns a
+        user, a user's id, or None. Without it the id is ``user_id`` in the checkout's metadata.
         """
-        state = self.state
-        user_id = identity.user_id(state, user)
-        session = state.db.session()
-        with state.acting_as(user_id):
-            code = codes.find(session, state.models, user_id)
-        return code or codes.create(session, state.models, user_id)
+        self._loaders.whop_user = function
+        return function
 
-    def link_for(self, user: t.Any) -> str:
-        """Return the user's share link, an absolute URL; a code is made if there was none.
+    def webhook(self, provider: str) -> t.Callable[[WebhookReaderT], WebhookReaderT]:
+        """Name the function that reads another provider's webhooks.
 
-        Its address is ``REFERRAL_BASE_URL``, else ``SERVER_NAME``, else the host of this request
-        if ``TRUSTED_HOSTS`` vouches for it (or, while debugging and testing, if it is this
-        machine). Flushes, never commits.
+        Deliveries go to ``POST <REFERRAL_URL_PREFIX>/webhooks/<provider>``. The function takes
+        the raw body (at most 256 KiB) and the headers, checks the signature, and returns a
+        :class:`~flask_referral.webhooks.WebhookEvent`; it raises
+        :class:`~flask_referral.errors.InvalidSignature` (answered with 401) or
+        :class:`~flask_referral.errors.InvalidEvent` (400).
 
-        :param user: a user object or a user id.
-        :raises ConfigurationError: where none of them is known.
+        :param provider: a word of lower-case letters, digits and dashes.
+        :raises ConfigurationError: for another word, or one that is taken.
         """
-        state = self.state
-        links.check_base_url(state)
-        return links.share_link(state, self.get_or_create_code(user).code)
+        if not re.fullmatch("[a-z0-9-]{1,64}", provider) or provider in (
+            OWN,
+            "whop",
+            *self._loaders.webhooks,
+        ):
+            raise ConfigurationError(
+                f"{provider!r} cannot be a webhook's provider: choose a word of lower-case "
+                "letters, digits and dashes that has no webhook yet."
+            )
 
-    def attribute(self, user: t.Any, code: str | None = None) -> Attribution:
-        """Bind the visit that led to a sign-up, or a typed code, to the new user.
+        def register(function: WebhookReaderT) -> WebhookReaderT:
+            self._loaders.webhooks[provider] = function
+            return function
 
-        The visit is the one in this request's cookie. The cookie stays: a second person may sign
-        up on the same computer, and then gets a click of his own. Flushes, never commits.
-
-        :param user: a user object or a user id.
-        :param code: what the user typed, which goes before the visit, or what :meth:`carry`
-            returned. An empty text is no code; any other that is no code is ``unknown_code``.
-        :return: the outcome; see :class:`flask_referral.AttributionReason`.
-        :raises UnknownUser: where there is no such user.
-        """
-        state = self.state
-        user_id = identity.user_id(state, user)
-        session = state.db.session()
-        session.flush()
-        touch, typed = cookies.sign_up_touch(state.settings, code)
-        return attribution.attribute(
-            session,
-            state.models,
-            state.settings,
-            user_id,
-            touch=touch,
-            code=typed,
-            now=clock.now(),
-        )
-
-    def carry(self) -> str:
-        """Return this request's visit as signed text, for a round trip that drops cookies.
-
-        Put it into OAuth's ``state``, or keep it in the session, and hand it to
-        :meth:`attribute` as ``code``. It reads the request.
-
-        :return: about 100 characters that are safe in a URL; empty where there is no visit.
-        """
-        return cookies.carry(self.state.settings)
-
-    def convert(
-        self,
-        user: t.Any,
-        membership_id: str,
-        *,
-        bonus_cents: int | None = None,
-        metadata: dict[str, t.Any] | None = None,
-    ) -> ConversionResult:
-        """Turn a referred user's purchase into one conversion and one credit, exactly once.
-
-        Flushes, never commits: it joins the transaction of the host's order, and both or
-        neither are stored.
-
-        :param user: who bought; a user object or a user id.
-        :param membership_id: the provider's id of what was bought; at most 255 characters.
-        :param bonus_cents: the referrer's bonus; default: what the ``reward_policy`` says, or
-            ``REFERRAL_BONUS_CENTS``.
-        :param metadata: kept with the conversion, as JSON.
-        :raises UnknownUser: where ``user`` cannot be a user's id.
-        :raises ReferralError: for a bonus or an id that cannot be stored.
-        """
-        return self._convert(user, membership_id, bonus_cents, None, metadata)
-
-    def _convert(
-        self,
-        user: t.Any,
-        membership_id: str,
-        bonus_cents: int | None,
-        paid_cents: int | None,
-        metadata: dict[str, t.Any] | None,
-    ) -> ConversionResult:
-        state = self.state
-        return conversions.convert(
-            state.ledger,
-            identity.user_id(state, user),
-            membership_id,
-            policy=state.reward_policy,
-            bonus_cents=bonus_cents,
-            paid_cents=paid_cents,
-            metadata=metadata,
-            now=clock.now(),
-        )
-
-    def reverse(
-        self,
-        membership_id: str,
-        *,
-        reason: str,
-        refund_id: str | None = None,
-        amount_cents: int | None = None,
-    ) -> ReversalResult:
-        """Take a bonus back, in whole or in part, exactly once for each refund.
-
-        Flushes, never commits. A refund of an unknown membership is kept, and applied when its
-        purchase comes.
-
-        :param membership_id: what :meth:`convert` was given.
-        :param reason: why, for the record.
-        :param refund_id: the provider's id of the refund; default: the membership id.
-        :param amount_cents: how much of the bonus; default: what is left of it.
-        :raises ReferralError: for an amount or an id that makes no sense.
-        """
-        return reversals.reverse(
-            self.state.ledger,
-            membership_id,
-            reason=reason,
-            refund_id=refund_id,
-            amount_cents=amount_cents,
-        )
-
-    def acting_as(self, user: t.Any) -> contextlib.AbstractContextManager[None]:
-        """Put ``db.session`` under the row level security of one user, for reading.
-
-        Inside the block the session sees that user's rows of the referral tables and nothing
-        else, whatever is committed, rolled back or raised in it. Blocks nest. Pending changes
-        are flushed on entry, before the security applies.
-
-        :param user: a user object or a user id.
-        :raises RowSecurityUnavailable: on SQLite, without ``REFERRAL_RLS_ROLE``, or where the
-            connection may not take that role.
-        """
-        state = self.state
-        user_id = identity.user_id(state, user)
-        return rls.acting_as(state.db.session(), state.models, state.settings, user_id)
+        return register
 
 
 def _check_dialect(dialect: sa.Dialect) -> None:

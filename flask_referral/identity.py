@@ -15,7 +15,7 @@ from .errors import ConfigurationError
 from .errors import UnknownUser
 
 if t.TYPE_CHECKING:
-    from .extension import State
+    from .state import State
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 

@@ -20,7 +20,7 @@ from .errors import ReferralError
 from .tables import VERSION_TABLE
 
 if t.TYPE_CHECKING:
-    from .extension import State
+    from .state import State
 
 
 def migrations_path() -> Path:

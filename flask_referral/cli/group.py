@@ -17,7 +17,7 @@ from ..failures import explain
 
 if t.TYPE_CHECKING:
     from ..extension import Referral
-    from ..extension import State
+    from ..state import State
 
 
 class ReferralGroup(AppGroup):

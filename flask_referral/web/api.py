@@ -15,6 +15,8 @@ from .. import codes
 from .. import identity
 from ..errors import ConfigurationError
 from . import database
+from . import webhooks
+from .csrf import exempt_webhooks
 from .errors import error_response
 from .errors import json_errors
 from .origin import refuse_cross_site
@@ -32,6 +34,8 @@ def create_blueprint() -> Blueprint:
     blueprint.after_request(_no_store)
     blueprint.post("/generate")(generate)
     blueprint.get("/codes/<code>")(check_code)
+    blueprint.post("/webhooks/<provider>", endpoint="webhook")(webhooks.receive)
+    exempt_webhooks(blueprint, "webhook")
     return blueprint
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 if t.TYPE_CHECKING:
-    from ..extension import State
+    from ..state import State
 
 
 @contextlib.contextmanager

@@ -23,8 +23,8 @@ from . import visits
 
 if t.TYPE_CHECKING:
     from ..extension import Referral
-    from ..extension import State
     from ..settings import Settings
+    from ..state import State
 
 # What messengers and sentences leave behind a link.
 _STRAY = "/.,;:!?)]}>'\"*_"

@@ -14,6 +14,9 @@ import typing as t
 
 from ..errors import InvalidSignature
 
+if t.TYPE_CHECKING:
+    from ..webhooks import Headers
+
 #: Seconds that a delivery's clock may be behind or ahead of ours.
 TOLERANCE = 300
 
@@ -25,12 +28,6 @@ _ID = re.compile(r"[!-\-/-~]{1,255}")
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 # Twenty signatures, far more than any rotation sends.
 _LONGEST_SIGNATURES = 1024
-
-
-class Headers(t.Protocol):
-    """Looks up a header, as a mapping and Werkzeug's headers do."""
-
-    def get(self, key: str, /) -> str | None: ...
 
 
 def decode_secret(secret: str) -> bytes:

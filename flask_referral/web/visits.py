@@ -25,7 +25,7 @@ from . import cookies
 from . import database
 
 if t.TYPE_CHECKING:
-    from ..extension import State
+    from ..state import State
 
 # "Sec-Purpose" is in the Fetch standard; the others are what browsers sent before it.
 _PURPOSE_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")

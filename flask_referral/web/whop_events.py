@@ -20,6 +20,7 @@ import typing as t
 from decimal import Decimal
 
 from ..errors import InvalidEvent
+from ..webhooks import Kind
 from .strict_json import JSON
 from .strict_json import load_object
 
@@ -32,18 +33,6 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # Independent of what the host does to its own context.
 _ROUNDING = decimal.Context(prec=28, rounding=decimal.ROUND_HALF_EVEN)
 _CENT = Decimal("0.01")
-
-
-class Kind(enum.StrEnum):
-    """What an event means for a referral."""
-
-    PURCHASE = "purchase"
-    REFUND = "refund"
-    #: Also a dispute that was lost or closed: the money is gone either way.
-    DISPUTE_OPENED = "dispute_opened"
-    #: The money is back. A dispute that was won stays won, whatever arrives after it.
-    DISPUTE_WON = "dispute_won"
-    IGNORED = "ignored"
 
 
 class IgnoredReason(enum.StrEnum):

@@ -1,0 +1,173 @@
+"""The referral program as a host calls it: from a code to a bonus, and back."""
+
+from __future__ import annotations
+
+import contextlib
+import typing as t
+
+from . import attribution
+from . import clock
+from . import codes
+from . import conversions
+from . import identity
+from . import reversals
+from . import rls
+from .models import ReferralCodeMixin
+from .results import Attribution
+from .results import ConversionResult
+from .results import ReversalResult
+from .state import State
+from .web import cookies
+from .web import links
+
+
+class Program:
+    """The methods of :class:`flask_referral.Referral`; they flush and never commit."""
+
+    if t.TYPE_CHECKING:
+
+        @property
+        def state(self) -> State:
+            """The current application's state."""
+
+    def get_or_create_code(self, user: t.Any) -> ReferralCodeMixin:
+        """Return the user's one referral code, made now if there was none.
+
+        Flushes, never commits.
+
+        :param user: a user object or a user id.
+        :raises UnknownUser: where there is no such user.
+        :raises CodeExhausted: where five codes in a row belonged to others.
+        """
+        state = self.state
+        user_id = identity.user_id(state, user)
+        session = state.db.session()
+        with state.acting_as(user_id):
+            code = codes.find(session, state.models, user_id)
+        return code or codes.create(session, state.models, user_id)
+
+    def link_for(self, user: t.Any) -> str:
+        """Return the user's share link, an absolute URL; a code is made if there was none.
+
+        Its address is ``REFERRAL_BASE_URL``, else ``SERVER_NAME``, else the host of this request
+        if ``TRUSTED_HOSTS`` vouches for it (or, while debugging and testing, if it is this
+        machine). Flushes, never commits.
+
+        :param user: a user object or a user id.
+        :raises ConfigurationError: where none of them is known.
+        """
+        state = self.state
+        links.check_base_url(state)
+        return links.share_link(state, self.get_or_create_code(user).code)
+
+    def attribute(self, user: t.Any, code: str | None = None) -> Attribution:
+        """Bind the visit that led to a sign-up, or a typed code, to the new user.
+
+        The visit is the one in this request's cookie. The cookie stays: a second person may sign
+        up on the same computer, and then gets a click of his own. Flushes, never commits.
+
+        :param user: a user object or a user id.
+        :param code: what the user typed, which goes before the visit, or what :meth:`carry`
+            returned. An empty text is no code; any other that is no code is ``unknown_code``.
+        :return: the outcome; see :class:`flask_referral.AttributionReason`.
+        :raises UnknownUser: where there is no such user.
+        """
+        state = self.state
+        user_id = identity.user_id(state, user)
+        session = state.db.session()
+        session.flush()
+        touch, typed = cookies.sign_up_touch(state.settings, code)
+        return attribution.attribute(
+            session,
+            state.models,
+            state.settings,
+            user_id,
+            touch=touch,
+            code=typed,
+            now=clock.now(),
+        )
+
+    def carry(self) -> str:
+        """Return this request's visit as signed text, for a round trip that drops cookies.
+
+        Put it into OAuth's ``state``, or keep it in the session, and hand it to
+        :meth:`attribute` as ``code``. It reads the request.
+
+        :return: about 100 characters that are safe in a URL; empty where there is no visit.
+        """
+        return cookies.carry(self.state.settings)
+
+    def convert(
+        self,
+        user: t.Any,
+        membership_id: str,
+        *,
+        bonus_cents: int | None = None,
+        metadata: dict[str, t.Any] | None = None,
+    ) -> ConversionResult:
+        """Turn a referred user's purchase into one conversion and one credit, exactly once.
+
+        Flushes, never commits: it joins the transaction of the host's order, and both or
+        neither are stored.
+
+        :param user: who bought; a user object or a user id.
+        :param membership_id: the provider's id of what was bought; at most 255 characters.
+        :param bonus_cents: the referrer's bonus; default: what the ``reward_policy`` says, or
+            ``REFERRAL_BONUS_CENTS``.
+        :param metadata: kept with the conversion, as JSON.
+        :raises UnknownUser: where ``user`` cannot be a user's id.
+        :raises ReferralError: for a bonus or an id that cannot be stored.
+        """
+        state = self.state
+        return conversions.convert(
+            state.ledger,
+            identity.user_id(state, user),
+            membership_id,
+            policy=state.reward_policy,
+            bonus_cents=bonus_cents,
+            paid_cents=None,
+            metadata=metadata,
+            now=clock.now(),
+        )
+
+    def reverse(
+        self,
+        membership_id: str,
+        *,
+        reason: str,
+        refund_id: str | None = None,
+        amount_cents: int | None = None,
+    ) -> ReversalResult:
+        """Take a bonus back, in whole or in part, exactly once for each refund.
+
+        Flushes, never commits. A refund of an unknown membership is kept, and applied when its
+        purchase comes.
+
+        :param membership_id: what :meth:`convert` was given.
+        :param reason: why, for the record.
+        :param refund_id: the provider's id of the refund; default: the membership id.
+        :param amount_cents: how much of the bonus; default: what is left of it.
+        :raises ReferralError: for an amount or an id that makes no sense.
+        """
+        return reversals.reverse(
+            self.state.ledger,
+            membership_id,
+            reason=reason,
+            refund_id=refund_id,
+            amount_cents=amount_cents,
+        )
+
+    def acting_as(self, user: t.Any) -> contextlib.AbstractContextManager[None]:
+        """Put ``db.session`` under the row level security of one user, for reading.
+
+        Inside the block the session sees that user's rows of the referral tables and nothing
+        else, whatever is committed, rolled back or raised in it. Blocks nest. Pending changes
+        are flushed on entry, before the security applies.
+
+        :param user: a user object or a user id.
+        :raises RowSecurityUnavailable: on SQLite, without ``REFERRAL_RLS_ROLE``, or where the
+            connection may not take that role.
+        """
+        state = self.state
+        user_id = identity.user_id(state, user)
+        return rls.acting_as(state.db.session(), state.models, state.settings, user_id)
