@@ -56,7 +56,7 @@ def _bind_visit(mapper: Mapper[t.Any], connection: sa.Connection, user: t.Any) -
                 getattr(user, state.user_attribute),
                 touch=touch,
                 code=None,
-                now=clock.now(),
+                now=clock.utcnow(),
             )
     except Exception:
         current_app.logger.exception("The new user was not bound to the visit of this request.")

@@ -62,7 +62,7 @@ def _is_visit(state: State) -> bool:
 
 def _capture(state: State, response: Response, code: str) -> None:
     settings = state.settings
-    now = clock.now()
+    now = clock.utcnow()
     remembered = cookies.current_touch(settings)
     visit = Visit(
         code=code,
