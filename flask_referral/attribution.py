@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from . import clicks
+from . import signals
 from .clicks import Touch
 from .clock import as_utc
 from .clock import SKEW
@@ -73,7 +74,7 @@ def attribute(
 
     click = None
     if touch is not None and _is_free(found, sought, now, window):
-        click = _bind(db, models, user_id, touch.click_id)
+        click = _bind(db, models, user_id, touch.click_id, now)
     # The visit's row was bound for another user of the same computer, was purged, or never was.
     click = click or _insert_bound(db, models, user_id, sought, now)
     if click is not None:
@@ -82,8 +83,20 @@ def attribute(
     return _lost_race(db, models, user_id, sought)
 
 
+def announce(session: Session, user_id: t.Any, result: Attribution) -> None:
+    """Send ``user_attributed`` when the session commits, if there is something to tell."""
+    if result.reason is AttributionReason.attributed:
+        signals.send_after_commit(
+            session,
+            signals.user_attributed,
+            user_id=user_id,
+            referrer_id=result.referrer_id,
+            code=result.code,
+        )
+
+
 def reattribute(
-    db: Session | sa.Connection, models: Models, user_id: t.Any, code: str, *, now: dt.datetime
+    db: Session, models: Models, user_id: t.Any, code: str, *, now: dt.datetime
 ) -> tuple[str | None, ReferralClickMixin]:
     """Move a user to another code, as an operator's correction.
 
@@ -113,10 +126,11 @@ def reattribute(
             "it first if it was wrong. The binding stays as it is."
         )
     unbind = sa.update(click).where(click.c.referred_user_id == user_id)
-    _run(db, models, unbind.values(referred_user_id=None))
+    _run(db, models, unbind.values(referred_user_id=None, bound_at=None))
     new = _insert_bound(db, models, user_id, code, now)
     if new is None:
         raise AttributionRefused("The user was bound by somebody else just now; run this again.")
+    announce(db, user_id, Attribution(AttributionReason.attributed, new, found.owner, code))
     return found.bound_code, new
 
 
@@ -196,7 +210,11 @@ def _born(key: sa.Column[t.Any], settings: Settings | None) -> sa.ColumnElement[
 
 
 def _bind(
-    db: Session | sa.Connection, models: Models, user_id: t.Any, click_id: t.Any
+    db: Session | sa.Connection,
+    models: Models,
+    user_id: t.Any,
+    click_id: t.Any,
+    now: dt.datetime,
 ) -> ReferralClickMixin | None:
     click = models.ReferralClick
     statement = (
@@ -207,7 +225,7 @@ def _bind(
             click.referrer_user_id != user_id,
             ~_is_bound(models, user_id),
         )
-        .values(referred_user_id=user_id)
+        .values(referred_user_id=user_id, bound_at=now)
         .returning(click)
         .execution_options(synchronize_session=False, populate_existing=True)
     )
@@ -225,6 +243,7 @@ def _insert_bound(
         "referrer_user_id": owner.user_id,
         "referred_user_id": sa.literal(user_id, click.c.referred_user_id.type),
         "clicked_at": sa.literal(now, click.c.clicked_at.type),
+        "bound_at": sa.literal(now, click.c.bound_at.type),
     }
     row = sa.select(*values.values()).where(
         owner.code == code, owner.user_id != user_id, ~_is_bound(models, user_id)

@@ -131,7 +131,7 @@ def make_sqlite(sqlite_url: str, host_on: t.Callable[..., Host]) -> MakeHost:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Return the clock by which the extension lives."""
     clock = Clock()
-    monkeypatch.setattr("flask_referral.clock.utcnow", clock)
+    monkeypatch.setattr("flask_referral.clock.now", clock)
     return clock
 
 

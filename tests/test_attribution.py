@@ -18,6 +18,7 @@ from flask_referral import Attribution
 from flask_referral import AttributionReason as Reason
 from flask_referral import ConfigurationError
 from flask_referral import Referral
+from flask_referral import signals
 from flask_referral.errors import UnknownUser
 
 from .conftest import MakeHost
@@ -87,7 +88,8 @@ class TestVisit:
             assert (result.click.referred_user_id, result.click.referral_code) == (user, code)
             host.db.session.commit()
         # The click itself, not another row.
-        assert len(clicks(host)) == 1
+        [row] = clicks(host)
+        assert row.bound_at.replace(tzinfo=dt.UTC) == clock.time
         assert bound(host) == [(referrer, user, code)]
 
     def test_only_once(self, make: MakeHost, key: str) -> None:
@@ -257,6 +259,7 @@ class TestTypedCode:
         )
         [row] = clicks(host)
         assert (row.referral_code, row.referred_user_id) == (code, user)
+        assert row.clicked_at == row.bound_at
         assert row.clicked_at.replace(tzinfo=dt.UTC) == clock.time
 
     def test_goes_before_the_visit(self, host: Host) -> None:
@@ -397,6 +400,26 @@ class TestTransaction:
             host.db.session.commit()
         assert [referred for _, referred, _ in bound(host)] == ["ada"]
 
+    def test_signal_follows_the_commit(self, host: Host) -> None:
+        referrer, code = add_referrer(host)
+        cookie = visit(host, code)
+        user = host.add_user()
+        told: list[t.Any] = []
+
+        def receive(app: Flask, **values: t.Any) -> None:
+            told.append(values)
+
+        with signals.user_attributed.connected_to(receive):
+            with request_with(host, cookie):
+                host.referral.attribute(user)
+                host.db.session.rollback()
+                host.referral.attribute(user)
+                assert told == []
+                host.db.session.commit()
+            assert told == [{"user_id": user, "referrer_id": referrer, "code": code}]
+            attribute(host, user, cookie)
+        assert len(told) == 1
+
     def test_nobody(self, host: Host) -> None:
         _, code = add_referrer(host)
         with request_with(host, visit(host, code)):
@@ -474,6 +497,20 @@ class TestAutomatically:
             assert host.referral.attribute(user).reason is Reason.already_attributed
             assert bound(host) == [(referrer, user.id, code)]
 
+    def test_signal(self, host: Host) -> None:
+        referrer, code = add_referrer(host)
+        told: list[t.Any] = []
+
+        def receive(app: Flask, **values: t.Any) -> None:
+            told.append((values["referrer_id"], values["code"]))
+
+        with signals.user_attributed.connected_to(receive), request_with(host, visit(host, code)):
+            host.db.session.add(host.User())
+            host.db.session.flush()
+            assert told == []
+            host.db.session.commit()
+        assert told == [(referrer, code)]
+
     def test_off_by_default(self, make: MakeHost) -> None:
         host = make()
         _, code = add_referrer(host)
@@ -549,7 +586,8 @@ class TestReattribute:
         )
         assert bound(host) == [(referrer, user, code)]
         # The other referrer keeps the click.
-        assert [row.referral_code for row in clicks(host)].count(before) == 1
+        [kept] = [row for row in clicks(host) if row.referral_code == before]
+        assert (kept.referred_user_id, kept.bound_at) == (None, None)
         # And back again.
         host.cli("reattribute", str(user), before, "--yes")
         assert [row[2] for row in bound(host)] == [before]

@@ -18,7 +18,7 @@ CRAWLER = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.ht
 
 
 class Clock:
-    """What ``flask_referral.clock.utcnow`` says."""
+    """What ``flask_referral.clock.now`` says."""
 
     def __init__(self) -> None:
         # Databases date the accounts of the tests by the real time: later than this minute.

@@ -37,7 +37,7 @@ def reattribute(user: str, code: str, yes: bool, as_json: bool) -> None:
         click.confirm(f"Bind user {user_id} to {normalized}?", abort=True, err=True)
     session = current.db.session()
     before, bound = attribution.reattribute(
-        session, current.models, user_id, normalized, now=clock.utcnow()
+        session, current.models, user_id, normalized, now=clock.now()
     )
     data = {"user": user_id, "before": before, "code": normalized, "click": bound.id}
     session.commit()

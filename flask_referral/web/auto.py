@@ -9,6 +9,7 @@ from flask import current_app
 from flask import has_request_context
 from sqlalchemy import event
 from sqlalchemy.orm import Mapper
+from sqlalchemy.orm import object_session
 
 from .. import attribution
 from .. import clock
@@ -48,15 +49,18 @@ def _bind_visit(mapper: Mapper[t.Any], connection: sa.Connection, user: t.Any) -
         if touch is None:
             return
         # A failure here must not fail the host's flush.
+        user_id = getattr(user, state.user_attribute)
         with connection.begin_nested():
-            attribution.attribute(
+            result = attribution.attribute(
                 connection,
                 state.models,
                 state.settings,
-                getattr(user, state.user_attribute),
+                user_id,
                 touch=touch,
                 code=None,
-                now=clock.utcnow(),
+                now=clock.now(),
             )
+        if (session := object_session(user)) is not None:
+            attribution.announce(session, user_id, result)
     except Exception:
         current_app.logger.exception("The new user was not bound to the visit of this request.")

@@ -70,7 +70,7 @@ def current_touch(settings: Settings) -> Touch | None:
     """Return the visit in this request's cookie while it counts."""
     touch = read(settings)
     window = dt.timedelta(seconds=settings.cookie_max_age)
-    if touch is None or not attribution.is_in_window(touch.at, clock.utcnow(), window):
+    if touch is None or not attribution.is_in_window(touch.at, clock.now(), window):
         return None
     return touch
 

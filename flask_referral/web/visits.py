@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from .. import clicks
 from .. import clock
 from .. import identity
+from .. import signals
 from ..clicks import Touch
 from ..clicks import Visit
 from ..errors import ConfigurationError
@@ -62,7 +63,7 @@ def _is_visit(state: State) -> bool:
 
 def _capture(state: State, response: Response, code: str) -> None:
     settings = state.settings
-    now = clock.utcnow()
+    now = clock.now()
     remembered = cookies.current_touch(settings)
     visit = Visit(
         code=code,
@@ -82,8 +83,13 @@ def _capture(state: State, response: Response, code: str) -> None:
 def _record(state: State, response: Response, visit: Visit) -> Touch | None:
     if response.is_streamed and (session := database.held_session(state)) is not None:
         return _record_after(state, response, visit, session)
+    session = database.held_session(state)
     with database.beside_host(state) as connection:
         recorded = _insert(state, connection, visit)
+        if session is not None and recorded is not None and recorded.created:
+            signals.send_after_commit(session, signals.click_recorded, **_told(recorded))
+    if session is None and recorded is not None and recorded.created:
+        signals.send(signals.click_recorded, **_told(recorded))
     return recorded.touch if recorded is not None else None
 
 
@@ -101,14 +107,21 @@ def _record_after(state: State, response: Response, visit: Visit, session: Sessi
 
     def insert() -> None:
         try:
-            with app.app_context(), database.autocommit(state) as connection:
-                _insert(state, connection, visit, secret)
+            with app.app_context():
+                with database.autocommit(state) as connection:
+                    recorded = _insert(state, connection, visit, secret)
+                if recorded is not None and recorded.created:
+                    signals.send(signals.click_recorded, **_told(recorded))
         except Exception:
             app.logger.exception("The visit through referral code %s was not recorded.", visit.code)
 
     response.call_on_close(insert)
     click_id = clicks.derive_id(visit, secret, state.settings.dedupe_seconds)
     return Touch(click_id, visit.code, visit.at.replace(microsecond=0))
+
+
+def _told(recorded: clicks.Recorded) -> dict[str, t.Any]:
+    return {"click_id": recorded.touch.click_id, "code": recorded.touch.code}
 
 
 def _insert(

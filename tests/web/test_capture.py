@@ -8,6 +8,7 @@ import typing as t
 import pytest
 import sqlalchemy as sa
 from flask import after_this_request
+from flask import Flask
 from flask import make_response
 from flask import redirect
 from flask import request
@@ -15,6 +16,8 @@ from flask import Response
 from flask import stream_with_context
 from sqlalchemy import event
 from sqlalchemy import orm
+
+from flask_referral import signals
 
 from ..conftest import MakeHost
 from ..host import Host
@@ -353,6 +356,37 @@ class TestHostsTransaction:
         answer = browser(host).get(f"/page?ref={code}")
         assert len(clicks(host)) == 1
         assert answer.data == b"page"
+
+    @pytest.mark.parametrize("reads", [True, False])
+    def test_signal(self, host: Host, code: str, reads: bool) -> None:
+        user = host.add_user(name="Ada")
+        page(host, lambda: host.db.session.get(host.User, user).name if reads else "page")
+        told: list[t.Any] = []
+
+        def receive(app: Flask, **values: t.Any) -> None:
+            # The one connection is free again.
+            told.append((values, len(clicks(host))))
+
+        with signals.click_recorded.connected_to(receive):
+            self.visit(host, code)
+            browser(host).get(f"/page?ref={code}")
+        [row] = clicks(host)
+        assert told == [({"click_id": row.id, "code": code}, 1)]
+
+    def test_no_signal_of_what_the_host_drops(self, host: Host, code: str) -> None:
+        def view() -> str:
+            host.db.session.execute(sa.text("UPDATE users SET name = 'overwritten'"))
+            return "page"
+
+        page(host, view)
+        told: list[t.Any] = []
+
+        def receive(app: Flask, **values: t.Any) -> None:
+            told.append(values)
+
+        with signals.click_recorded.connected_to(receive):
+            self.visit(host, code)
+        assert told == clicks(host) == []
 
     def test_many_at_once(self, host: Host, code: str) -> None:
         # Eight threads share one connection; each holds it when our turn comes.
