@@ -77,7 +77,7 @@ class Program:
         session = state.db.session()
         session.flush()
         touch, typed = cookies.sign_up_touch(state.settings, code)
-        return attribution.attribute(
+        result = attribution.attribute(
             session,
             state.models,
             state.settings,
@@ -86,6 +86,8 @@ class Program:
             code=typed,
             now=clock.now(),
         )
+        attribution.announce(session, user_id, result)
+        return result
 
     def carry(self) -> str:
         """Return this request's visit as signed text, for a round trip that drops cookies.
