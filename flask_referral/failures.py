@@ -20,6 +20,16 @@ _AWAY = ("08", "28", "3D", "53", "57P")
 _UNDEFINED = ("42P01", "42703", "3F000")
 
 
+class Failure(t.NamedTuple):
+    """Two sentences about an error; the second may be missing."""
+
+    message: str
+    cure: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.cure}" if self.cure else self.message
+
+
 def is_away(error: sa.exc.SQLAlchemyError) -> bool:
     """Whether no database answers, as opposed to one that refuses a statement."""
     if isinstance(error, sa.exc.TimeoutError):
@@ -32,29 +42,31 @@ def is_away(error: sa.exc.SQLAlchemyError) -> bool:
     return not _is_sqlite(error) or "unable to open" in str(error.orig)
 
 
-def explain(error: sa.exc.SQLAlchemyError, models: Models) -> str:
-    """Return a sentence that says what the database said and, where it is known, the cure."""
-    reason = first_line(error)
+def explain(error: sa.exc.SQLAlchemyError, models: Models) -> Failure:
+    """Say what the database said and, where it is known, what to do."""
+    reason = _first_line(error)
     if is_away(error):
-        return (
-            f"The database did not answer: {reason}. Check that it runs and that "
-            "SQLALCHEMY_DATABASE_URI is right."
+        return Failure(
+            f"The database did not answer: {reason}.",
+            "Check that it runs and that SQLALCHEMY_DATABASE_URI is right.",
         )
     if _is_undefined(error):
         users = models.user_key.table
         ours = any(name in reason for name in (*models.table_names, VERSION_TABLE))
         if not ours and re.search(rf"\b{re.escape(users.name)}\b", reason):
-            return (
+            return Failure(
                 f"The user table {users.fullname!r} is not as the application declares it: "
-                f"{reason}. Run the application's own migrations (flask db upgrade) first, then "
-                "flask referral db upgrade."
+                f"{reason}.",
+                "Run the application's own migrations (flask db upgrade) first, then flask "
+                "referral db upgrade.",
             )
-        return f"The referral tables are not up to date: {reason}. Run flask referral db upgrade."
-    return f"The database refused: {reason}."
+        return Failure(
+            f"The referral tables are not up to date: {reason}.", "Run flask referral db upgrade."
+        )
+    return Failure(f"The database refused: {reason}.")
 
 
-def first_line(error: sa.exc.SQLAlchemyError) -> str:
-    """Return the first line of what the driver said, without a full stop."""
+def _first_line(error: sa.exc.SQLAlchemyError) -> str:
     original = getattr(error, "orig", None) or error
     lines = str(original).strip().splitlines()
     return lines[0].strip().rstrip(".") if lines else type(original).__name__

@@ -6,6 +6,7 @@ from .attribution import reattribute
 from .codes import backfill
 from .codes import code
 from .db import db
+from .doctor import doctor
 from .group import referral
 
 __all__ = ["referral"]
@@ -14,3 +15,4 @@ referral.add_command(db)
 referral.add_command(code)
 referral.add_command(backfill)
 referral.add_command(reattribute)
+referral.add_command(doctor)

@@ -31,7 +31,7 @@ class ReferralGroup(AppGroup):
         except sa.exc.SQLAlchemyError as error:
             # The command's own application context is gone by now.
             with ctx.ensure_object(ScriptInfo).load_app().app_context():
-                raise click.ClickException(explain(error, state().models)) from error
+                raise click.ClickException(str(explain(error, state().models))) from error
 
 
 referral = ReferralGroup("referral", help="Referral codes, migrations and operations.")

@@ -1,0 +1,131 @@
+"""What the application's configuration says; none of this asks the database."""
+
+from __future__ import annotations
+
+import typing as t
+from urllib.parse import urlsplit
+
+from .findings import Check
+from .findings import fault
+from .findings import Finding
+from .findings import ok
+from .findings import Patient
+from .findings import warning
+
+#: Shorter keys can be guessed: 16 bytes are 128 bits at best.
+SHORTEST_KEY = 16
+_NEW_KEY = "python -c 'import secrets; print(secrets.token_hex(32))'"
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+
+def identity(patient: Patient) -> t.Iterator[Finding]:
+    """Whether somebody says who is logged in."""
+    if patient.state.loaders.identity is None and not hasattr(patient.app, "login_manager"):
+        yield fault(
+            "Nobody says who is logged in: there is neither a function for it nor Flask-Login, so "
+            "every route that needs a user answers with an error.",
+            "Name a function that returns the current user or None with "
+            "@referral.identity_loader, or set up Flask-Login.",
+        )
+
+
+def secret_key(patient: Patient) -> t.Iterator[Finding]:
+    """Whether cookies can be signed."""
+    key = patient.app.secret_key
+    if not key:
+        yield fault(
+            "SECRET_KEY is not set, so the cookie that remembers a visit cannot be signed.",
+            f"Set it to a secret of its own, as made by {_NEW_KEY}.",
+        )
+    elif len(key) < SHORTEST_KEY and not patient.is_rehearsal:
+        yield warning(
+            f"SECRET_KEY has {len(key)} characters and can be guessed; whoever knows it forges "
+            "visits, and sessions too.",
+            f"Set it to a longer one, as made by {_NEW_KEY}.",
+        )
+
+
+def ip_key(patient: Patient) -> t.Iterator[Finding]:
+    """Whether visitors are told apart without storing their addresses."""
+    key = patient.state.settings.ip_key
+    if key is None:
+        yield warning(
+            "REFERRAL_IP_KEY is not set: clicks are stored without ip_hash, and visitors with the "
+            "same browser cannot be told apart.",
+            f"Set it to a secret of its own, as made by {_NEW_KEY}.",
+        )
+    elif len(key) < SHORTEST_KEY:
+        yield warning(
+            f"REFERRAL_IP_KEY has {len(key)} bytes; whoever guesses it can turn ip_hash back into "
+            "addresses.",
+            f"Set it to a longer one, as made by {_NEW_KEY}.",
+        )
+
+
+def cookies(patient: Patient) -> t.Iterator[Finding]:
+    """Whether browsers keep the cookie, and show it to nobody on the way."""
+    settings = patient.state.settings
+    base = urlsplit(settings.base_url or "")
+    if not settings.cookie_secure and not patient.is_rehearsal:
+        yield warning(
+            "REFERRAL_COOKIE_SECURE is False outside debug mode, so the cookie travels over plain "
+            "HTTP, where it can be read and replaced.",
+            "Remove REFERRAL_COOKIE_SECURE from the configuration and serve the site over HTTPS.",
+        )
+    elif not settings.cookie_secure:
+        yield ok("The cookie may travel over plain HTTP, since this is a debug or test session.")
+    if settings.cookie_secure and base.scheme == "http" and base.hostname not in _LOCAL_HOSTS:
+        yield warning(
+            f"Share links begin with {settings.base_url!r}, without HTTPS, and the cookie is "
+            "Secure: a browser that is not redirected to HTTPS refuses it, and the visit is lost.",
+            "Serve the site over HTTPS and write https:// in REFERRAL_BASE_URL.",
+        )
+    domain = (settings.cookie_domain or "").lstrip(".").lower()
+    if domain and base.hostname and not f".{base.hostname}".endswith(f".{domain}"):
+        yield fault(
+            f"Browsers refuse the cookie: REFERRAL_COOKIE_DOMAIN is {settings.cookie_domain!r}, "
+            f"which {base.hostname!r} of REFERRAL_BASE_URL does not belong to.",
+            "Set it to that host or a parent domain of it, or remove it.",
+        )
+
+
+def share_links(patient: Patient) -> t.Iterator[Finding]:
+    """Whether share links lead to this site, whatever Host header a request has."""
+    config = patient.app.config
+    if patient.state.settings.base_url is None and not (
+        config.get("SERVER_NAME") or config.get("TRUSTED_HOSTS")
+    ):
+        yield warning(
+            "Nothing says which host share links lead to: REFERRAL_BASE_URL, SERVER_NAME and "
+            "TRUSTED_HOSTS are not set, and the Host header of a request can be forged.",
+            "Set REFERRAL_BASE_URL to the site's address, as in 'https://example.com'.",
+        )
+
+
+def whop(patient: Patient) -> t.Iterator[Finding]:
+    """Whether the webhook's two settings agree."""
+    settings = patient.state.settings
+    if not settings.whop_webhook_secret and not settings.whop_company_id:
+        yield ok("The Whop webhook is off, since REFERRAL_WHOP_WEBHOOK_SECRET is not set.")
+    elif not settings.whop_company_id:
+        yield warning(
+            "REFERRAL_WHOP_COMPANY_ID is not set, so the payments of any company that shares the "
+            "webhook's secret count.",
+            "Set it to the id of your company, as in 'biz_...'.",
+        )
+    elif not settings.whop_webhook_secret:
+        yield warning(
+            "REFERRAL_WHOP_COMPANY_ID is set without REFERRAL_WHOP_WEBHOOK_SECRET, so the webhook "
+            "answers 404 and no payment counts.",
+            "Set REFERRAL_WHOP_WEBHOOK_SECRET to the secret that Whop shows for the webhook.",
+        )
+
+
+CHECKS = (
+    Check("identity", identity, "The application says who is logged in."),
+    Check("secret-key", secret_key, "SECRET_KEY is set, so cookies are signed."),
+    Check("ip-key", ip_key, "REFERRAL_IP_KEY is set, so addresses are stored as keyed hashes."),
+    Check("cookies", cookies, "The cookie is Secure, HttpOnly and signed."),
+    Check("share-links", share_links, "Share links are built for a host that is configured."),
+    Check("whop", whop, "The Whop webhook has its secret and its company."),
+)

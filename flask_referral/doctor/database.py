@@ -1,0 +1,141 @@
+"""Whether the database answers and has our tables as the migrations left them."""
+
+from __future__ import annotations
+
+import typing as t
+
+import sqlalchemy as sa
+
+from .. import schema
+from ..errors import ReferralError
+from .findings import Check
+from .findings import fault
+from .findings import Finding
+from .findings import ok
+from .findings import Patient
+
+MINIMUM = {"postgresql": (13,), "sqlite": (3, 35)}
+NAMES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
+
+
+def answers(patient: Patient) -> t.Iterator[Finding]:
+    """Whether there is a database, and new enough."""
+    with patient.connect() as connection:
+        connection.execute(sa.select(1))
+        version = connection.dialect.server_version_info or ()
+    name, minimum = NAMES[patient.dialect], MINIMUM[patient.dialect]
+    if version < minimum:
+        yield fault(
+            f"The database is {name} {_dotted(version)}, which is too old for flask-referral.",
+            f"Upgrade it to {name} {_dotted(minimum)} or newer.",
+        )
+    else:
+        yield ok(f"The database answers: {name} {_dotted(version)}.")
+
+
+def users(patient: Patient) -> t.Iterator[Finding]:
+    """Whether the table that everything refers to exists."""
+    table = patient.state.models.user_key.table
+    with patient.connect() as connection:
+        if not sa.inspect(connection).has_table(table.name, schema=table.schema):
+            yield fault(
+                f"The user table {table.fullname!r} does not exist.",
+                "Run the application's own migrations: flask db upgrade.",
+            )
+
+
+def migrations(patient: Patient) -> t.Iterator[Finding]:
+    """Whether the shipped revisions have run, all of them."""
+    now, newest = schema.current(patient.state), schema.head()
+    names = sorted(patient.state.models.table_names)
+    with patient.connect() as connection:
+        inspector = sa.inspect(connection)
+        present = [name for name in names if inspector.has_table(name, schema=patient.schema)]
+    missing = ", ".join(name for name in names if name not in present)
+    if now is None and present:
+        yield fault(
+            f"The database has {', '.join(present)}, but no record of our revisions.",
+            "If the application's own migrations or create_all() made them, run flask referral db "
+            "stamp 0001, then flask referral db upgrade.",
+        )
+    elif now is None:
+        yield fault(
+            "The referral migrations have never run on this database.",
+            "Run flask referral db upgrade.",
+        )
+    elif now not in [script.revision for script in schema.history()]:
+        yield fault(
+            f"The database is at revision {now}, which this version of flask-referral does not "
+            f"know; its newest is {newest}.",
+            "Install the version of flask-referral that made it, or a newer one.",
+        )
+    elif now != newest:
+        yield fault(
+            f"The referral tables are at revision {now}, and the newest is {newest}.",
+            "Run flask referral db upgrade.",
+        )
+    elif missing:
+        yield fault(
+            f"The database is recorded at revision {now}, but has no {missing}.",
+            "Restore what is missing from a backup; without one, drop what is left of the "
+            "referral tables, then run flask referral db stamp base and flask referral db upgrade.",
+        )
+
+
+def models_agree(patient: Patient) -> t.Iterator[Finding]:
+    """Whether somebody changed the tables since."""
+    try:
+        schema.check(patient.state)
+    except ReferralError as error:
+        differences = describe(getattr(error.__cause__, "diffs", ()))
+        yield fault(
+            "The referral tables are not as the shipped revisions left them"
+            f"{': ' + differences if differences else ''}.",
+            "Undo what was changed in the database; flask referral db upgrade --sql shows how the "
+            "tables are made.",
+        )
+
+
+def describe(differences: t.Iterable[t.Any]) -> str:
+    """Put Alembic's differences into words."""
+    return "; ".join(_words(each) for each in differences)
+
+
+def _words(difference: t.Any) -> str:
+    # https://alembic.sqlalchemy.org/en/latest/api/autogenerate.html: what changed about one
+    # column comes as a list, everything else as a tuple.
+    if isinstance(difference, list):
+        return ", ".join(_words(each) for each in difference)
+    operation, *rest = difference
+    verb, _, kind = operation.partition("_")
+    kind = {"fk": "foreign key"}.get(kind, kind)
+    if verb == "modify":
+        _, table, column, *_ = rest
+        return f"the {kind} of column {table}.{column} differs"
+    if kind == "column":
+        name = f"{rest[1]}.{rest[2].name}"
+    else:
+        name = getattr(rest[0], "name", None) or "without a name"
+    return f"{kind} {name} is {'missing' if verb == 'add' else 'not ours'}"
+
+
+def _dotted(version: tuple[t.Any, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+CHECKS = (
+    Check("database", answers, "The database answers."),
+    Check("user-table", users, "The user table exists.", ("database",)),
+    Check(
+        "migrations",
+        migrations,
+        "The referral migrations have run, up to the newest.",
+        ("database", "user-table"),
+    ),
+    Check(
+        "models",
+        models_agree,
+        "The referral tables are as the models declare them.",
+        ("database", "migrations"),
+    ),
+)

@@ -1,0 +1,230 @@
+"""Whether row level security binds those whom it should, and only those (PostgreSQL)."""
+
+from __future__ import annotations
+
+import typing as t
+
+import sqlalchemy as sa
+
+from ..locks import sqlstate
+from .findings import Check
+from .findings import fault
+from .findings import Finding
+from .findings import ok
+from .findings import Patient
+from .findings import warning
+
+#: The policies of the shipped revisions, by table; users have nothing on the other tables.
+POLICIES = {
+    "referral_codes": ("referral_codes_select_own", "referral_codes_insert_own"),
+    "referral_clicks": ("referral_clicks_select_own",),
+    "referral_conversions": ("referral_conversions_select_own",),
+    "referral_daily": ("referral_daily_select_own",),
+}
+_MAKE_AGAIN = (
+    "As the tables' owner, run its statement again; flask referral db upgrade --sql prints it."
+)
+_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+_TABLES = sa.text(
+    """
+    SELECT c.relname AS name, c.oid, n.nspname AS schema, pg_get_userbyid(c.relowner) AS owner,
+           c.relrowsecurity AS secured, row_security_active(c.oid) AS binds_login,
+           ARRAY(SELECT polname::text FROM pg_policy WHERE polrelid = c.oid) AS policies
+    FROM unnest(CAST(:names AS text[])) AS wanted (name)
+    JOIN pg_class AS c ON c.oid = to_regclass(wanted.name)
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    ORDER BY c.relname
+    """
+)
+_ROLE = sa.text(
+    """
+    SELECT rolsuper, rolbypassrls,
+           ARRAY(SELECT owner FROM unnest(CAST(:owners AS text[])) AS owner
+                 WHERE pg_has_role(rolname, owner, 'MEMBER')) AS owned
+    FROM pg_roles WHERE rolname = :role
+    """
+)
+# Policies that show a role every row. polcmd "*" is for all commands, "r" for SELECT.
+_WIDE = sa.text(
+    """
+    SELECT p.polname AS name, p.polrelid AS oid, p.polcmd::text AS command
+    FROM pg_policy AS p
+    WHERE p.polrelid = ANY(CAST(:oids AS oid[])) AND p.polpermissive
+      AND p.polcmd IN ('*', 'r') AND pg_get_expr(p.polqual, p.polrelid) = 'true'
+      AND EXISTS (SELECT 1 FROM unnest(p.polroles) AS member
+                  WHERE member = 0 OR pg_has_role(:role, member, 'USAGE'))
+    """
+)
+_LACKING = sa.text(
+    """
+    SELECT c.relname AS name, wanted
+    FROM unnest(CAST(:oids AS oid[])) AS given (oid)
+    JOIN pg_class AS c ON c.oid = given.oid
+    CROSS JOIN unnest(CAST(:rights AS text[])) AS wanted
+    WHERE NOT has_schema_privilege(:role, c.relnamespace, 'USAGE')
+       OR NOT has_table_privilege(:role, c.oid, wanted)
+    """
+)
+
+
+def in_place(patient: Patient) -> t.Iterator[Finding]:
+    """Whether the tables are secured and have their policies."""
+    if not _on_postgresql(patient):
+        if patient.state.settings.rls_role is None:
+            yield ok("Row level security does not exist on SQLite.")
+        else:
+            yield warning(
+                "REFERRAL_RLS_ROLE has no effect on SQLite, and acting_as() raises an error.",
+                "Remove it from the configuration, or use PostgreSQL.",
+            )
+        return
+    with patient.connect() as connection:
+        for table in _tables(patient, connection):
+            if not table.secured:
+                yield fault(
+                    f"Row level security is switched off on {table.name}, so its policies bind "
+                    "nobody.",
+                    f"As the tables' owner, run ALTER TABLE {table.schema}.{table.name} ENABLE "
+                    "ROW LEVEL SECURITY.",
+                )
+            for policy in POLICIES.get(table.name, ()):
+                if policy not in table.policies:
+                    yield fault(f"The policy {policy} of {table.name} is missing.", _MAKE_AGAIN)
+
+
+def role(patient: Patient) -> t.Iterator[Finding]:
+    """Whether REFERRAL_RLS_ROLE can be taken, and is bound by the policies."""
+    name = patient.state.settings.rls_role
+    if name is None:
+        yield warning(
+            "Row level security is not in force for what the application reads: "
+            "REFERRAL_RLS_ROLE is not set.",
+            "Run flask referral rls grant --user-role ROLE and set REFERRAL_RLS_ROLE to that role.",
+        )
+        return
+    with patient.connect() as connection:
+        yield from _role(patient, connection, name)
+
+
+def _role(patient: Patient, connection: sa.Connection, name: str) -> t.Iterator[Finding]:
+    tables = _tables(patient, connection)
+    owners = sorted({table.owner for table in tables})
+    found = connection.execute(_ROLE, {"role": name, "owners": owners}).one_or_none()
+    grant = f"Run flask referral rls grant --user-role {name} as the tables' owner."
+    if found is None:
+        yield fault(
+            f"The role {name!r} of REFERRAL_RLS_ROLE does not exist.",
+            f"Make it with CREATE ROLE {_quote(connection, name)} NOLOGIN. {grant}",
+        )
+        return
+    above = None
+    if found.rolsuper:
+        above = "is a superuser"
+    elif found.rolbypassrls:
+        above = "has BYPASSRLS"
+    elif found.owned:
+        above = f"has the rights of the tables' owner {found.owned[0]!r}"
+    if above is not None:
+        yield fault(
+            f"The role {name!r} of REFERRAL_RLS_ROLE {above}, so no policy binds it and each user "
+            "sees everybody's rows.",
+            "Set REFERRAL_RLS_ROLE to an ordinary role, as made by CREATE ROLE referral_user "
+            "NOLOGIN, and run flask referral rls grant --user-role referral_user.",
+        )
+        return
+    oids = [table.oid for table in tables]
+    for policy in connection.execute(_WIDE, {"oids": oids, "role": name}):
+        table = next(table.name for table in tables if table.oid == policy.oid)
+        yield fault(
+            f"The policy {policy.name} of {table} shows all rows to the role {name!r} of "
+            "REFERRAL_RLS_ROLE, so each user sees everybody's.",
+            f"Take the policy, or the role that it is for, away from {name!r}.",
+        )
+    readable = [table.oid for table in tables if table.name in POLICIES]
+    if _lacks(connection, readable, name, ["SELECT"]):
+        yield fault(
+            f"The role {name!r} of REFERRAL_RLS_ROLE may not read the referral tables.", grant
+        )
+    try:
+        connection.execute(sa.text("SELECT set_config('role', :role, true)"), {"role": name})
+    except sa.exc.DBAPIError as error:
+        # insufficient_privilege, invalid_parameter_value
+        if sqlstate(error) not in ("42501", "22023"):
+            raise
+        yield fault(
+            f"The application's login may not take the role {name!r} of REFERRAL_RLS_ROLE.", grant
+        )
+
+
+def login(patient: Patient) -> t.Iterator[Finding]:
+    """Whether the application itself sees and writes all rows."""
+    with patient.connect() as connection:
+        tables = _tables(patient, connection)
+        name = connection.scalar(sa.text("SELECT current_user"))
+        oids = [table.oid for table in tables]
+        wide = connection.execute(_WIDE, {"oids": oids, "role": name}).all()
+        open_tables = {policy.oid for policy in wide if policy.command == "*"}
+        hidden = [
+            table.name for table in tables if table.binds_login and table.oid not in open_tables
+        ]
+        lacking = _lacks(connection, oids, name, list(_RIGHTS))
+    cure = (
+        f"Run flask referral rls grant --user-role ROLE --service-role {name} as the tables' owner."
+    )
+    if hidden:
+        yield fault(
+            f"The application connects as {name!r}, which row level security binds on "
+            f"{', '.join(hidden)} without a policy for it: it sees none of the rows and can "
+            "write none.",
+            cure,
+        )
+    if lacking:
+        yield fault(
+            f"The application connects as {name!r}, which has not all the rights that it needs: "
+            f"{', '.join(lacking)}.",
+            cure,
+        )
+
+
+def _tables(patient: Patient, connection: sa.Connection) -> t.Sequence[t.Any]:
+    names = [
+        f"{_quote(connection, patient.schema)}.{name}" if patient.schema else name
+        for name in sorted(patient.state.models.table_names)
+    ]
+    return connection.execute(_TABLES, {"names": names}).all()
+
+
+def _lacks(
+    connection: sa.Connection, oids: list[int], role: str, rights: list[str]
+) -> dict[str, None]:
+    rows = connection.execute(_LACKING, {"oids": oids, "role": role, "rights": rights})
+    return dict.fromkeys(f"{row.wanted} on {row.name}" for row in rows)
+
+
+def _quote(connection: sa.Connection, name: str) -> str:
+    return connection.dialect.identifier_preparer.quote(name)
+
+
+def _on_postgresql(patient: Patient) -> bool:
+    return patient.dialect == "postgresql"
+
+
+_NEEDS = ("database", "migrations")
+CHECKS = (
+    Check("row-security", in_place, "The referral tables are under row level security.", _NEEDS),
+    Check(
+        "row-security-role",
+        role,
+        "REFERRAL_RLS_ROLE can be taken, and sees each user's own rows only.",
+        _NEEDS,
+        _on_postgresql,
+    ),
+    Check(
+        "database-login",
+        login,
+        "The application's login may work on all rows.",
+        _NEEDS,
+        _on_postgresql,
+    ),
+)
