@@ -77,6 +77,7 @@ def convert(
     if reward.referrer_cents == 0 and reward.referred_cents == 0:
         return ConversionResult(ConversionReason.no_bonus, None, False, 0)
 
+    wallet.refuse_autocommit(session, models)
     conversion_id = uuid.uuid4()
     outcome = facts.claim(session, models, membership_id, f"{facts.CONVERTED}{conversion_id}")
     before = facts.converted_by(outcome)
@@ -97,14 +98,14 @@ def convert(
     if conversion.status == "credited":
         credit(ledger, conversion)
     _announce(ledger, conversion)
-    if before is None:
-        # Known before its purchase: its refunds came first.
-        facts.set_outcome(session, models, membership_id, f"{facts.CONVERTED}{conversion_id}")
-        reconcile(ledger, conversion)
     reason = {
         "pending": ConversionReason.pending,
         "held": ConversionReason.held,
     }.get(conversion.status, ConversionReason.converted)
+    if before is None:
+        # Known before its purchase: its refunds came first.
+        facts.set_outcome(session, models, membership_id, f"{facts.CONVERTED}{conversion_id}")
+        reconcile(ledger, conversion)
     return ConversionResult(reason, conversion, True, conversion.bonus_cents)
 
 

@@ -132,11 +132,13 @@ def record(session: Session, models: Models, fact: Fact) -> bool:
     return session.execute(statement).first() is not None
 
 
-def due_back(session: Session, models: Models, membership_id: str, bonus_cents: int) -> int:
-    """Return how much of a bonus all facts together take back, in cents.
+def due_back(
+    session: Session, models: Models, membership_id: str, bonus_cents: int
+) -> fractions.Fraction:
+    """Return which part of a bonus all facts together take back, from 0 to 1.
 
-    Refunds in proportion are added up before they are rounded (half up), so that three thirds
-    are the whole. An open dispute, a refund without amount and a reviewer's no take everything.
+    Refunds are added up before anything is rounded, so that three thirds are the whole. An open
+    dispute, a refund without amount and a reviewer's no take everything.
     """
     event = models.ReferralEvent.__table__
     rows = session.execute(
@@ -149,23 +151,24 @@ def due_back(session: Session, models: Models, membership_id: str, bonus_cents: 
     opened = {_without_kind(row.event_id) for row in rows if row.kind == Kind.dispute_opened}
     won = {_without_kind(row.event_id) for row in rows if row.kind == Kind.dispute_won}
     refunds = [row for row in rows if row.kind == Kind.refund]
+    whole = fractions.Fraction(1)
     if (
         opened - won
         or any(row.kind == Kind.void for row in rows)
         or any(row.amount_cents is None for row in refunds)
     ):
-        return bonus_cents
-    amount = sum(row.amount_cents for row in refunds if row.base_cents is None)
-    share = sum(
-        (
-            fractions.Fraction(row.amount_cents, row.base_cents)
-            for row in refunds
-            if row.base_cents is not None
-        ),
-        start=fractions.Fraction(0),
-    )
-    in_proportion = int(bonus_cents * share + fractions.Fraction(1, 2))
-    return min(bonus_cents, int(amount) + in_proportion)
+        return whole
+    parts = [
+        # Without a bonus of the referrer's, any cents of it are all of it.
+        fractions.Fraction(row.amount_cents, row.base_cents or bonus_cents or row.amount_cents)
+        for row in refunds
+    ]
+    return min(whole, sum(parts, start=fractions.Fraction(0)))
+
+
+def cents(part: fractions.Fraction, of_cents: int) -> int:
+    """Return a part of an amount, rounded half up."""
+    return int(part * of_cents + fractions.Fraction(1, 2))
 
 
 def converted_by(outcome: str) -> uuid.UUID | None:

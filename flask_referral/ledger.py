@@ -38,6 +38,7 @@ class Ledger:
             for conversion in conversions
             if conversion.referred_bonus_cents
         }
+        wallet.refuse_autocommit(self.session, self.models)
         wallet.lock(self.session, self.models, users)
         for conversion in conversions:
             self.session.refresh(conversion)

@@ -48,6 +48,7 @@ def apply(ledger: Ledger, fact: Fact) -> ReversalResult:
     session, models = ledger.session, ledger.models
     facts.checked_id(fact.membership_id, "membership id")
     facts.checked_id(fact.id, "id of a refund or dispute")
+    wallet.refuse_autocommit(session, models)
     facts.claim(session, models, fact.membership_id, facts.TOMBSTONE)
     news = facts.record(session, models, fact)
     conversion = _find(ledger, fact.membership_id)
@@ -64,17 +65,12 @@ def reconcile(ledger: Ledger, conversion: ReferralConversionMixin) -> ReversalRe
 
     The wallets have to be locked and the conversion to be fresh.
     """
-    due = facts.due_back(
+    part = facts.due_back(
         ledger.session, ledger.models, conversion.whop_membership_id, conversion.bonus_cents
     )
-    # The referred user's own bonus goes in the same proportion, rounded half up.
-    referred_due = conversion.referred_bonus_cents
-    if conversion.bonus_cents:
-        referred_due = (2 * referred_due * due + conversion.bonus_cents) // (
-            2 * conversion.bonus_cents
-        )
-    elif due == 0:
-        referred_due = 0
+    due = facts.cents(part, conversion.bonus_cents)
+    # The referred user's own bonus goes in the same proportion.
+    referred_due = facts.cents(part, conversion.referred_bonus_cents)
     if conversion.status in _WAITING:
         return _before_maturity(ledger, conversion, due, referred_due)
     return _after_credit(ledger, conversion, due, referred_due)
@@ -86,7 +82,7 @@ def _before_maturity(
     change = due - conversion.reversed_cents
     conversion.reversed_cents = due
     conversion.referred_reversed_cents = referred_due
-    if due >= conversion.bonus_cents:
+    if _is_everything(conversion, due, referred_due):
         conversion.status = "void"
     else:
         conversion.status = "held" if conversion.available_at is None else "pending"
@@ -112,7 +108,8 @@ def _after_credit(
     shortfall = due - conversion.reversed_cents
     before = conversion.shortfall_cents
     conversion.shortfall_cents = shortfall + referred_due - conversion.referred_reversed_cents
-    conversion.status = "reversed" if due >= conversion.bonus_cents else "credited"
+    everything = _is_everything(conversion, due, referred_due)
+    conversion.status = "reversed" if everything else "credited"
     ledger.session.flush()
     if taken < 0:
         _announce(ledger, signals.conversion_reinstated, conversion, credited_cents=-taken)
@@ -126,6 +123,10 @@ def _after_credit(
         )
         return ReversalResult(ReversalReason.reversed, conversion, taken, shortfall)
     return ReversalResult(ReversalReason.nothing_to_reverse, conversion, 0, 0)
+
+
+def _is_everything(conversion: ReferralConversionMixin, due: int, referred_due: int) -> bool:
+    return due >= conversion.bonus_cents and referred_due >= conversion.referred_bonus_cents
 
 
 def _move(ledger: Ledger, conversion: ReferralConversionMixin, user_id: t.Any, cents: int) -> int:

@@ -12,6 +12,7 @@ import typing as t
 import uuid
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from .errors import ReferralError
@@ -47,6 +48,24 @@ class Entry:
     metadata: dict[str, t.Any] = dataclasses.field(default_factory=dict)
 
 
+def refuse_autocommit(session: Session, models: Models) -> None:
+    """Refuse to begin what could be stored by halves.
+
+    :raises ReferralError: where each statement is a transaction of its own.
+    """
+    connection = session.connection({"mapper": sa.inspect(models.ReferralConversion)})
+    driver = t.cast(t.Any, connection.connection.dbapi_connection)
+    if connection.dialect.name == "sqlite":
+        autocommit = driver.isolation_level is None and not driver.in_transaction
+    else:
+        autocommit = driver.autocommit
+    if autocommit:
+        raise ReferralError(
+            "A wallet cannot be credited in AUTOCOMMIT, where a conversion could be stored "
+            "without its credit; use a session with the default isolation level."
+        )
+
+
 def lock(
     session: Session,
     models: Models,
@@ -58,29 +77,37 @@ def lock(
 
     One statement; the users' rows are locked in the order of their keys. Where the connection
     may not lock rows of the user table, as with Supabase's ``auth.users``, it is an advisory
-    lock of the transaction. SQLite has one writer at a time and needs nothing.
+    lock of the transaction. SQLite has one writer at a time, which this becomes.
 
     :param may_lock_rows: the answer of :func:`lockable`, where the caller has it.
     :raises ReferralError: in a REPEATABLE READ transaction, whose snapshot hides the rows that
         were written while it waited.
     """
     bind = session.get_bind(models.ReferralConversion)
+    connection = session.connection({"mapper": sa.inspect(models.ReferralConversion)})
     if bind.dialect.name != "postgresql":
+        if not t.cast(t.Any, connection.connection.dbapi_connection).in_transaction:
+            # Python's driver begins at the first write, and reads before it are of yesterday.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
         return
     key = models.user_key
     ids = sorted(set(user_ids))
     isolation = sa.func.current_setting("transaction_isolation")
     if may_lock_rows is None:
         may_lock_rows = bool(session.scalar(sa.select(lockable(models, bind.dialect))))
+    rows: t.Sequence[sa.Row[t.Any]] = ()
     if may_lock_rows:
         rows = session.execute(
             sa.select(isolation).where(key.in_(ids)).order_by(key).with_for_update(key_share=True)
         ).all()
-    else:
-        keys = [f"flask_referral.wallet:{user_id}" for user_id in ids]
-        names = sa.func.unnest(sa.bindparam("names", keys, sa.ARRAY(sa.Text()))).column_valued()
-        advisory = sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(names, 0))
-        rows = session.execute(sa.select(isolation, advisory).select_from(names)).all()
+    if len(rows) < len(ids):
+        # Row level security of the host's may hide rows of its user table.
+        names = [f"flask_referral.wallet:{user_id}" for user_id in ids]
+        name = sa.func.unnest(sa.literal(names, postgresql.ARRAY(sa.Text()))).column_valued()
+        advisory = sa.cast(
+            sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0)), sa.Text()
+        )
+        rows = session.execute(sa.select(isolation, advisory)).all()
     if any(row[0] == "repeatable read" for row in rows):
         raise ReferralError(
             "A wallet cannot be credited in a REPEATABLE READ transaction: the balance would be "

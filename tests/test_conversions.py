@@ -556,6 +556,79 @@ def test_repeatable_read_is_refused(make_postgresql: MakeHost) -> None:
         host.referral.convert(referred, "mem_1")
 
 
+def test_autocommit_is_refused(make: MakeHost) -> None:
+    host = make(SQLALCHEMY_ENGINE_OPTIONS={"isolation_level": "AUTOCOMMIT"})
+    referrer = host.add_user()
+    referred = refer(host, referrer)
+    with host.app.app_context():
+        with pytest.raises(ReferralError, match="AUTOCOMMIT"):
+            host.referral.convert(referred, "mem_1")
+        with pytest.raises(ReferralError, match="AUTOCOMMIT"):
+            host.referral.reverse("mem_1", reason="refund")
+        assert host.db.session.scalar(sa.select(host.referral.models.ReferralEvent)) is None
+    assert rows(host, referrer) == []
+
+
+def test_a_bonus_for_the_referred_user_only(make: MakeHost) -> None:
+    host = make(reward_policy=lambda purchase: Reward(0, 300))
+    referrer = host.add_user()
+    referred = refer(host, referrer)
+    with host.app.app_context():
+        result = host.referral.convert(referred, "mem_1")
+        host.db.session.commit()
+        assert (result.reason, result.bonus_cents) == (ConversionReason.converted, 0)
+        assert result.conversion is not None
+        assert result.conversion.status == "credited"
+        host.referral.reverse("mem_1", reason="refund")
+        host.db.session.commit()
+        assert result.conversion.status == "reversed"
+    assert rows(host, referrer) == []
+    assert balance(host, referred) == 0
+
+
+def test_users_whose_rows_cannot_be_locked(make_postgresql: MakeHost) -> None:
+    """Row level security hides them, or the right to lock is missing: an advisory lock then."""
+    host = make_postgresql()
+    referrers = [host.add_user(), host.add_user()]
+    referred = [refer(host, referrer) for referrer in referrers]
+    with host.app.app_context(), host.db.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE ROLE nolock_app LOGIN")
+        for grant in (
+            "SELECT ON users",
+            "SELECT, INSERT ON wallet_transactions",
+            "USAGE ON SEQUENCE wallet_transactions_id_seq",
+        ):
+            connection.exec_driver_sql(f"GRANT {grant} TO nolock_app")
+        connection.exec_driver_sql(
+            "GRANT ALL ON referral_codes, referral_clicks, referral_conversions, "
+            "referral_events TO nolock_app"
+        )
+        for table in ("codes", "clicks", "conversions", "events"):
+            connection.exec_driver_sql(
+                f"CREATE POLICY service ON referral_{table} TO nolock_app USING (true)"
+            )
+    try:
+        for number, hide in enumerate((False, True)):
+            with host.app.app_context():
+                session = host.db.session
+                if hide:
+                    session.execute(sa.text("ALTER TABLE users ENABLE ROW LEVEL SECURITY"))
+                    session.execute(sa.text("GRANT UPDATE ON users TO nolock_app"))
+                    session.commit()
+                session.execute(sa.text("SET LOCAL ROLE nolock_app"))
+                assert host.referral.convert(referred[number], f"mem_{number}").created
+                held = session.scalar(
+                    sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+                )
+                assert held == 1
+                session.commit()
+            assert balance(host, referrers[number]) == 1000
+    finally:
+        with host.app.app_context(), host.db.engine.begin() as connection:
+            connection.exec_driver_sql("DROP OWNED BY nolock_app")
+            connection.exec_driver_sql("DROP ROLE nolock_app")
+
+
 def test_ids_cannot_be_mixed_up() -> None:
     a = facts._event_id(Kind.refund, "a:1", "b")
     assert a != facts._event_id(Kind.refund, "a", "1:b")
