@@ -101,13 +101,11 @@ def _first(db: Session | sa.Connection, statement: t.Any) -> ReferralCodeMixin |
 
 
 def _user_exists(db: Session | sa.Connection, models: Models, user_id: t.Any) -> bool:
-    key = models.user_key
-    statement = sa.select(sa.exists(sa.select(key).where(key == user_id)))
     if isinstance(db, Session):
         # Nothing in the statement tells a session with several databases which one is meant.
-        arguments = {"mapper": sa.inspect(models.ReferralCode)}
-        return bool(db.execute(statement, bind_arguments=arguments).scalar())
-    return bool(db.execute(statement).scalar())
+        db = db.connection({"mapper": sa.inspect(models.ReferralCode)})
+    key = models.user_key
+    return bool(db.execute(sa.select(sa.exists(sa.select(key).where(key == user_id)))).scalar())
 
 
 def _insert(db: Session | sa.Connection, models: Models, user_id: t.Any, new_code: str) -> t.Any:

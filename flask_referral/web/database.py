@@ -40,9 +40,9 @@ def see_newest(state: State, db: Session | sa.Connection) -> None:
     """Make the next statements see what other requests have committed by then.
 
     READ COMMITTED, PostgreSQL's default, needs nothing. In a stricter transaction an insert
-    that meets a row newer than the transaction fails, and so does any insert in an SQLite
-    transaction that began by reading. There, what the request has done so far is committed now
-    and not at the end of the view, and a new transaction begins on the same connection.
+    that meets a row newer than the transaction fails, and so does an insert in an SQLite
+    transaction that began by reading. Such a transaction is ended here and a new one begins on
+    the same connection, unless the host has written in it: that is for the end of the view.
     """
     code = state.models.ReferralCode
     bind = db.get_bind(code) if isinstance(db, Session) else db.engine
@@ -52,7 +52,7 @@ def see_newest(state: State, db: Session | sa.Connection) -> None:
     arguments = _bind_arguments(state)
     connection = db.connection(arguments) if isinstance(db, Session) else db
     if bind.dialect.name == "sqlite":
-        if t.cast(t.Any, connection.connection.dbapi_connection).in_transaction:
+        if _begins_by_reading(connection.connection.dbapi_connection):
             db.commit()
         return
     levels = {
@@ -62,12 +62,22 @@ def see_newest(state: State, db: Session | sa.Connection) -> None:
     }
     if levels.isdisjoint(("REPEATABLE READ", "SERIALIZABLE")):
         return
+    if not _has_only_read(connection):
+        return
     db.commit()
     options = {"isolation_level": "READ COMMITTED"}
     if isinstance(db, Session):
         db.connection(arguments, execution_options=options)
     else:
         db.execution_options(**options)
+
+
+def _begins_by_reading(connection: t.Any) -> bool:
+    # The sqlite3 module begins a transaction before the first write, unless the host turned
+    # that off (SQLAlchemy's documentation shows how) or asked for PEP 249's behaviour.
+    host_begins = connection.isolation_level is None
+    pep_249 = getattr(connection, "autocommit", None) is False
+    return bool(connection.in_transaction and (host_begins or pep_249))
 
 
 @contextlib.contextmanager
@@ -141,6 +151,10 @@ def _is_untouched(state: State, session: Session) -> bool:
     connection = session.connection(_bind_arguments(state))
     if connection.dialect.name == "sqlite":
         return not t.cast(t.Any, connection.connection.dbapi_connection).in_transaction
+    return _has_only_read(connection)
+
+
+def _has_only_read(connection: sa.Connection) -> bool:
     # PostgreSQL gives a transaction its number when it writes or locks a row.
     return bool(connection.scalar(sa.select(sa.func.pg_current_xact_id_if_assigned().is_(None))))
 

@@ -18,7 +18,7 @@ from flask.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import default_exceptions
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import RequestRedirect
+from werkzeug.routing import RoutingException
 from werkzeug.routing import Rule
 
 from ..errors import ReferralError
@@ -69,8 +69,7 @@ def _own_unknown_paths(blueprint: Blueprint) -> None:
         rules.setdefault(app, []).append((re.compile(pattern + "(/|$)"), rule))
 
     def claim(endpoint: str | None, values: dict[str, t.Any] | None) -> None:
-        error = request.routing_exception
-        if error is None or isinstance(error, RequestRedirect):
+        if request.routing_exception is None:
             return
         app = current_app._get_current_object()  # type: ignore[attr-defined]
         for pattern, rule in rules.get(app, ()):
@@ -87,7 +86,7 @@ def _unknown(**values: t.Any) -> t.NoReturn:
 
 
 def _http_error(error: HTTPException) -> ResponseReturnValue:
-    if error.response is not None or error.code is None:
+    if error.response is not None or error.code is None or isinstance(error, RoutingException):
         return error
     response = error_response(error.description or error.name, error.code)
     for name, value in error.get_headers():
