@@ -60,21 +60,15 @@ def find(db: Session | sa.Connection, models: Models, user_id: t.Any) -> Referra
     return _first(db, sa.select(code).where(code.user_id == user_id))
 
 
-def get_or_create(db: Session | sa.Connection, models: Models, user_id: t.Any) -> ReferralCodeMixin:
-    """Return the user's one code and make it first where there is none.
+def create(db: Session | sa.Connection, models: Models, user_id: t.Any) -> ReferralCodeMixin:
+    """Insert a code for a user who had none a moment ago, and return the one that then exists.
+
+    No statement of this function fails in READ COMMITTED, so the caller's transaction survives
+    whatever happens: a conflict inserts nothing, and so does a user who does not exist, since
+    the row is selected from the user table.
 
     :raises UnknownUser: where the user table has no row with this key.
     :raises CodeExhausted: where five codes in a row belonged to others.
-    """
-    return find(db, models, user_id) or create(db, models, user_id)
-
-
-def create(db: Session | sa.Connection, models: Models, user_id: t.Any) -> ReferralCodeMixin:
-    """Insert a code for a user who had none a moment ago; see :func:`get_or_create`.
-
-    No statement of this function fails, so the caller's transaction survives whatever happens:
-    a conflict inserts nothing, and so does a user who does not exist, since the row is selected
-    from the user table.
     """
     for _ in range(ATTEMPTS):
         row = _first(db, _insert(db, models, user_id, generate_referral_code()))

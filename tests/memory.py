@@ -13,6 +13,14 @@ from werkzeug.test import TestResponse
 from flask_referral import Referral
 
 GENERATE = "/api/referral/generate"
+TABLES = {
+    "referral_alembic_version",
+    "referral_clicks",
+    "referral_codes",
+    "referral_conversions",
+    "referral_daily",
+    "referral_events",
+}
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 
 

@@ -17,11 +17,11 @@ from sqlalchemy.orm import relationship
 from flask_referral import ConfigurationError
 from flask_referral import Referral
 
+from .host import make_wallet
 from .memory import generate
 from .memory import make_app
 from .memory import make_user
-
-TABLES = {"referral_codes", "referral_clicks", "referral_conversions", "referral_alembic_version"}
+from .memory import TABLES
 
 
 @pytest.fixture
@@ -61,13 +61,10 @@ def test_database_is_found_by_itself(db: SQLAlchemy, referral: Referral) -> None
 
 def test_arguments_of_init_app_go_first() -> None:
     one, two = SQLAlchemy(), SQLAlchemy()
-    referral = Referral(
-        db=one,
-        user_model=make_user(one),
-        wallet_model=make_user(one, "Wallet", __tablename__="wallets"),
-    )
-    app = make_app(two, REFERRAL_URL_PREFIX="/api")
-    user, wallet = make_user(two), make_user(two, "Wallet", __tablename__="wallets")
+    first = make_user(one)
+    referral = Referral(db=one, user_model=first, wallet_model=make_wallet(one, first))
+    app, user = make_app(two), make_user(two)
+    wallet = make_wallet(two, user)
     referral.init_app(app, two, user_model=user, wallet_model=wallet, register_blueprint=False)
     assert referral.user_key is user.__table__.c.id
     assert referral.wallet_table is wallet.__table__

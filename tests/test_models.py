@@ -24,8 +24,7 @@ from flask_referral import ReferralConversionMixin
 from .memory import generate
 from .memory import make_app
 from .memory import make_user
-
-TABLES = {"referral_codes", "referral_clicks", "referral_conversions", "referral_alembic_version"}
+from .memory import TABLES
 
 #: The bases of the host's ``db.Model``, and what its classes mix in.
 BASES: dict[str, tuple[tuple[type, ...], tuple[type, ...]]] = {
