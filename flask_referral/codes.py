@@ -78,12 +78,20 @@ def create(db: Session | sa.Connection, models: Models, user_id: t.Any) -> Refer
         # is no such user. A second tab's row is the answer to the first of these.
         if (row := find(db, models, user_id)) is not None:
             return row
-        if not _user_exists(db, models, user_id):
-            raise UnknownUser(
-                f"There is no user {user_id!r} in table {models.user_key.table.fullname!r}; "
-                "pass the id of a user that is already stored."
-            )
+        require_user(db, models, user_id)
     raise CodeExhausted()
+
+
+def require_user(db: Session | sa.Connection, models: Models, user_id: t.Any) -> None:
+    """Make sure that a user exists. One statement.
+
+    :raises UnknownUser: where the user table has no row with this key.
+    """
+    if not _user_exists(db, models, user_id):
+        raise UnknownUser(
+            f"There is no user {user_id!r} in table {models.user_key.table.fullname!r}; "
+            "pass the id of a user that is already stored."
+        )
 
 
 def _first(db: Session | sa.Connection, statement: t.Any) -> ReferralCodeMixin | None:

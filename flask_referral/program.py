@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import typing as t
 
 from . import attribution
@@ -12,10 +13,12 @@ from . import conversions
 from . import identity
 from . import reversals
 from . import rls
+from . import stats
 from .models import ReferralCodeMixin
 from .results import Attribution
 from .results import ConversionResult
 from .results import ReversalResult
+from .results import Stats
 from .state import State
 from .web import cookies
 from .web import links
@@ -158,6 +161,29 @@ class Program:
             refund_id=refund_id,
             amount_cents=amount_cents,
         )
+
+    def stats(self, user: t.Any, days: int = stats.DEFAULT_DAYS) -> Stats:
+        """Return what a user's code has brought: totals, and a series by day (UTC).
+
+        A read: it makes no code, so ``code`` and ``link`` are None until there is one. Three
+        statements, whatever the number of clicks.
+
+        :param user: a user object or a user id.
+        :param days: how many days the series has, 1 to 366; today is the last.
+        :raises UnknownUser: where there is no such user.
+        :raises ConfigurationError: where the address of the link is not known; see
+            :meth:`link_for`.
+        :raises ReferralError: where ``days`` is out of bounds.
+        """
+        state = self.state
+        user_id = identity.user_id(state, user)
+        session = state.db.session()
+        link = functools.partial(links.share_link, state)
+        with state.acting_as(user_id):
+            found = stats.collect(session, state.models, user_id, days, now=clock.now(), link=link)
+        if found.code is None:
+            codes.require_user(session, state.models, user_id)
+        return found
 
     def acting_as(self, user: t.Any) -> contextlib.AbstractContextManager[None]:
         """Put ``db.session`` under the row level security of one user, for reading.

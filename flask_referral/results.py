@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import enum
 import typing as t
 
@@ -136,3 +137,57 @@ class ReversalResult:
     conversion: ReferralConversionMixin | None
     reversed_cents: int
     shortfall_cents: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StatsTotals:
+    """What a code has brought since it was made; amounts in cents.
+
+    :param clicks: visits, those of users who signed up included.
+    :param signups: users who were attributed to the code.
+    :param conversions: all but the void ones.
+    :param earned_cents: bonuses that were credited, before reversals.
+    :param pending_cents: bonuses that wait for their date or for a reviewer.
+    :param reversed_cents: what was taken back of the credited ones.
+    """
+
+    clicks: int
+    signups: int
+    conversions: int
+    earned_cents: int
+    pending_cents: int
+    reversed_cents: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StatsDay:
+    """One UTC day: its clicks, the sign-ups that came of them, and its conversions."""
+
+    date: dt.date
+    clicks: int
+    signups: int
+    conversions: int
+    earned_cents: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """The answer of :meth:`flask_referral.Referral.stats`.
+
+    :param code: the user's code, or None where none has been made yet.
+    :param link: its share link, or None.
+    :param days: how many days ``daily`` has.
+    :param daily: one entry for each day, oldest first; the last is today (UTC).
+    """
+
+    code: str | None
+    link: str | None
+    days: int
+    totals: StatsTotals
+    daily: tuple[StatsDay, ...]
+
+    def to_dict(self) -> dict[str, t.Any]:
+        """Return what ``GET /api/referral/stats`` answers, ready for JSON."""
+        data = dataclasses.asdict(self)
+        data["daily"] = [day | {"date": day["date"].isoformat()} for day in data["daily"]]
+        return data

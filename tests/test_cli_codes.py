@@ -136,7 +136,7 @@ class TestBackfill:
 
         generate = codes.generate_referral_code
         monkeypatch.setattr(codes, "generate_referral_code", draw)
-        assert "Interrupted; 40 codes were made and stay." in host.failure(
+        assert "Interrupted; made 40 codes so far, which stays." in host.failure(
             "backfill", "--batch-size", "20"
         )
         first = stored(host)

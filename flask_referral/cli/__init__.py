@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from .attribution import reattribute
+from .clicks import purge
+from .clicks import rollup
 from .codes import backfill
 from .codes import code
 from .db import db
@@ -16,3 +18,5 @@ referral.add_command(code)
 referral.add_command(backfill)
 referral.add_command(reattribute)
 referral.add_command(doctor)
+referral.add_command(rollup)
+referral.add_command(purge)

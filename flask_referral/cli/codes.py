@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import click
@@ -10,6 +9,8 @@ from flask.cli import with_appcontext
 
 from .. import backfill as station
 from ..identity import user_id
+from . import batches
+from .batches import plural
 from .group import extension
 from .group import json_option
 from .group import report
@@ -43,32 +44,21 @@ def backfill(batch_size: int, as_json: bool) -> None:
 
     It can be interrupted, repeated and run twice at once.
     """
-    now = state()
+    models = state().models
     started = time.monotonic()
-    created = 0
-    with now.engine.connect() as connection:
-        if connection.dialect.name == "postgresql":
-            connection = connection.execution_options(isolation_level="READ COMMITTED")
-        missing = station.count_missing(connection, now.models)
-        bar = click.progressbar(length=missing, label="Making codes", file=sys.stderr)
-        try:
-            with bar:
-                for made in station.batches(connection, now.models, batch_size):
-                    connection.commit()
-                    created += made
-                    bar.update(made)
-        except KeyboardInterrupt:
-            connection.rollback()
-            raise click.ClickException(
-                f"Interrupted; {_codes(created)} were made and stay. Run the command again to go "
-                "on from there."
-            ) from None
+    with batches.connection() as connection:
+        created = sum(
+            batches.run(
+                connection,
+                station.batches(connection, models, batch_size),
+                label="Making codes",
+                length=station.count_missing(connection, models),
+                size=int,
+                summary=lambda made: f"made {plural(sum(made), 'code')}",
+            )
+        )
     seconds = round(time.monotonic() - started, 3)
-    text = f"Made {_codes(created)} in {seconds:.1f} seconds."
+    text = f"Made {plural(created, 'code')} in {seconds:.1f} seconds."
     if not created:
         text = "Every user has a code already."
     report(as_json, {"created": created, "seconds": seconds}, text)
-
-
-def _codes(number: int) -> str:
-    return "1 code" if number == 1 else f"{number:,} codes"

@@ -54,3 +54,17 @@ def state() -> State:
 def report(as_json: bool, data: t.Any, text: str) -> None:
     """Print ``data`` as JSON or ``text`` for people."""
     click.echo(json.dumps(data, default=str, indent=2) if as_json else text)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask before something that cannot be undone, unless ``--yes`` was given."""
+    if yes:
+        return
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        raise click.ClickException(
+            "Nothing was changed: nobody answered. Give --yes where nobody can."
+        ) from None
+    if not agreed:
+        raise click.ClickException("Nothing was changed.")

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import typing as t
 
 from flask import Blueprint
 from flask import current_app
 from flask import jsonify
+from flask import request
 from flask import Response
 from flask.typing import ResponseReturnValue
 
 from .. import clicks
+from .. import clock
 from .. import codes
 from .. import identity
+from .. import stats as station
 from ..errors import ConfigurationError
+from ..errors import ReferralError
 from . import database
 from . import webhooks
 from .csrf import exempt_webhooks
 from .errors import error_response
 from .errors import json_errors
+from .links import share_link
 from .origin import refuse_cross_site
 
 if t.TYPE_CHECKING:
     from ..extension import Referral
 
 _LONGEST_SHOWN = 64
+# ASCII digits only: int() reads many other scripts' digits, signs and underscores.
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def create_blueprint() -> Blueprint:
@@ -33,6 +42,7 @@ def create_blueprint() -> Blueprint:
     json_errors(blueprint)
     blueprint.after_request(_no_store)
     blueprint.post("/generate")(generate)
+    blueprint.get("/stats")(stats)
     blueprint.get("/codes/<code>")(check_code)
     blueprint.post("/webhooks/<provider>", endpoint="webhook")(webhooks.receive)
     exempt_webhooks(blueprint, "webhook")
@@ -70,6 +80,23 @@ def generate() -> ResponseReturnValue:
             row = codes.create(db, state.models, user_id)
         code = row.code
     return jsonify(code=code)
+
+
+def stats() -> ResponseReturnValue:
+    """Answer with the current user's totals and daily series."""
+    state = _referral().state
+    user_id = identity.current_user_id(state)
+    if user_id is None:
+        return error_response("Log in to see your referral statistics.", 401)
+    text = request.args.get("days", str(station.DEFAULT_DAYS))
+    try:
+        days = station.checked_days(int(text) if _NUMBER.fullmatch(text) else None)
+    except ReferralError as error:
+        return error_response(str(error), 400)
+    link = functools.partial(share_link, state)
+    with database.reading_as(state, user_id) as db:
+        found = station.collect(db, state.models, user_id, days, now=clock.now(), link=link)
+    return jsonify(found.to_dict())
 
 
 def check_code(code: str) -> ResponseReturnValue:

@@ -100,6 +100,17 @@ def reading(state: State) -> t.Iterator[sa.Connection]:
 
 
 @contextlib.contextmanager
+def reading_as(state: State, user_id: t.Any) -> t.Iterator[Session | sa.Connection]:
+    """As :func:`reading`, under the user's row level security where the settings ask for it."""
+    if state.uses_row_security:
+        with state.acting_as(user_id):
+            yield state.db.session()
+    else:
+        with reading(state) as connection:
+            yield connection
+
+
+@contextlib.contextmanager
 def beside_host(state: State) -> t.Iterator[sa.Connection]:
     """Yield a connection for a row of ours next to whatever the host is doing.
 

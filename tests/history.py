@@ -1,0 +1,148 @@
+"""A referral program with a past: rows written as they would have been over months."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import random
+import typing as t
+import uuid
+
+import sqlalchemy as sa
+
+from .host import Host
+from .visiting import make_code
+
+#: Noon of a day around which histories are made.
+NOON = dt.datetime(2026, 3, 15, 12, tzinfo=dt.UTC)
+STATUSES = ("pending", "held", "credited", "reversed", "void")
+PERSONAL = ("referrer_url", "user_agent", "ip_hash")
+
+_memberships = itertools.count(1)
+
+
+class Referrer:
+    """A user with a code, whose clicks and conversions are written at any time."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.id = host.add_user()
+        self.code = make_code(host, self.id)
+        #: (clicked at, led to a sign-up)
+        self.clicks: list[tuple[dt.datetime, bool]] = []
+        self.conversions: list[dict[str, t.Any]] = []
+
+    def click(self, *moments: dt.datetime, by: t.Any = None, **values: t.Any) -> list[uuid.UUID]:
+        """Write clicks; ``by`` is the user who signed up through the (only) one."""
+        table = self.host.referral.models.ReferralClick.__table__
+        rows = [
+            {
+                "id": uuid.uuid4(),
+                "referral_code": self.code,
+                "referrer_user_id": self.id,
+                "referred_user_id": by,
+                "clicked_at": moment,
+                "referrer_url": "https://example.org/page",
+                "user_agent": "Firefox",
+                "ip_hash": "2026-03:00",
+            }
+            | values
+            for moment in moments
+        ]
+        execute(self.host, sa.insert(table), rows)
+        self.clicks += [(moment, by is not None) for moment in moments]
+        return [row["id"] for row in rows]
+
+    def convert(self, moment: dt.datetime, status: str, bonus: int, taken: int = 0) -> t.Any:
+        """Write a new user's sign-up and purchase; return the user's key."""
+        user = self.host.add_user()
+        self.click(moment, by=user)
+        row = {
+            "id": uuid.uuid4(),
+            "referrer_user_id": self.id,
+            "referred_user_id": user,
+            "referral_code": self.code,
+            "whop_membership_id": f"mem_{next(_memberships)}",
+            "bonus_cents": bonus,
+            "reversed_cents": taken,
+            "status": status,
+            "converted_at": moment,
+        }
+        table = self.host.referral.models.ReferralConversion.__table__
+        execute(self.host, sa.insert(table), [row])
+        self.conversions.append(row)
+        return user
+
+    def expected(self, now: dt.datetime, days: int) -> dict[str, t.Any]:
+        """Count in plain Python what the statistics should say, without code and link."""
+
+        def figures(day: dt.date | None) -> dict[str, t.Any]:
+            clicks = [item for item in self.clicks if day is None or item[0].date() == day]
+            bought = [
+                row for row in self.conversions if day is None or row["converted_at"].date() == day
+            ]
+            earned = [row for row in bought if row["status"] in ("credited", "reversed")]
+            waiting = [row for row in bought if row["status"] in ("pending", "held")]
+            return {
+                "clicks": len(clicks),
+                "signups": sum(signed_up for _, signed_up in clicks),
+                "conversions": sum(row["status"] != "void" for row in bought),
+                "earned_cents": sum(row["bonus_cents"] for row in earned),
+                "pending_cents": sum(row["bonus_cents"] - row["reversed_cents"] for row in waiting),
+                "reversed_cents": sum(row["reversed_cents"] for row in earned),
+            }
+
+        daily = []
+        for index in range(days - 1, -1, -1):
+            day = now.date() - dt.timedelta(days=index)
+            row = figures(day)
+            del row["pending_cents"], row["reversed_cents"]
+            daily.append({"date": day.isoformat(), **row})
+        return {"days": days, "totals": figures(None), "daily": daily}
+
+    def stats(self, days: int = 30) -> dict[str, t.Any]:
+        """Return what ``referral.stats`` says, without code and link."""
+        with self.host.app.test_request_context():
+            found = self.host.referral.stats(self.id, days).to_dict()
+        assert found.pop("code") == self.code
+        assert found.pop("link").endswith(f"/r/{self.code}")
+        return found
+
+
+def execute(host: Host, statement: t.Any, rows: list[dict[str, t.Any]] | None = None) -> None:
+    """Run one statement and commit it."""
+    with host.app.app_context(), host.db.engine.begin() as connection:
+        connection.execute(statement, rows)
+
+
+def fetch(host: Host, table: sa.Table) -> list[t.Any]:
+    """Return all rows of a table."""
+    with host.app.app_context(), host.db.engine.connect() as connection:
+        return list(connection.execute(sa.select(table)))
+
+
+def add_past(referrer: Referrer, now: dt.datetime, rng: random.Random, days: int) -> None:
+    """Write a random past of ``days`` days, with a liking for midnight."""
+    odd = (
+        dt.timedelta(0),
+        dt.timedelta(microseconds=-1),
+        dt.timedelta(microseconds=1),
+        dt.timedelta(hours=9),
+        dt.timedelta(hours=-9),
+        dt.timedelta(hours=14, minutes=59, seconds=59),
+    )
+
+    def moment() -> dt.datetime:
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        day = midnight - dt.timedelta(days=rng.randrange(days))
+        found = day + (rng.choice(odd) if rng.random() < 0.5 else rng.random() * dt.timedelta(1))
+        return min(found, now)
+
+    referrer.click(*(moment() for _ in range(rng.randrange(1, 40))))
+    for _ in range(rng.randrange(3)):
+        referrer.click(moment(), by=referrer.host.add_user())
+    for _ in range(rng.randrange(6)):
+        bonus = rng.randrange(1, 2_000)
+        status = rng.choice(STATUSES)
+        taken = bonus if status in ("reversed", "void") else rng.choice((0, rng.randrange(bonus)))
+        referrer.convert(moment(), status, bonus, taken)
