@@ -1,4 +1,8 @@
-"""A whole application in one file: ``flask --app examples/quickstart.py run``."""
+"""A whole application in one file.
+
+flask --app examples/quickstart.py run
+curl -X POST -H "X-User: ada" http://127.0.0.1:5000/api/referral/generate
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,7 @@ def current_user() -> User | None:
 
 def create_app() -> Flask:
     app = Flask(__name__)
+    app.config["SECRET_KEY"] = "change me: it signs the cookie of a visit"
     app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite:///quickstart.db"
     db.init_app(app)
     migrate.init_app(app, db)

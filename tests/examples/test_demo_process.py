@@ -33,7 +33,11 @@ DEADLINE = 60  # seconds
 def instance() -> t.Iterator[Path]:
     # Not pytest's own folder: PostgreSQL's user must be able to enter it.
     with tempfile.TemporaryDirectory(prefix="referral-demo-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder) / "instance"
+        instance = Path(folder) / "instance"
+        yield instance
+        if (pid := postmaster(instance)) is not None:
+            # Only after a failed test.
+            os.kill(pid, signal.SIGQUIT)
 
 
 @dataclasses.dataclass
@@ -73,24 +77,24 @@ class Demo:
 
 @contextlib.contextmanager
 def start(instance: Path) -> t.Iterator[Demo]:
-    process = launch(instance, "0")
-    timer = threading.Timer(DEADLINE, process.kill)
-    timer.start()
-    try:
-        output = ""
-        for line in t.cast(t.IO[str], process.stdout):
-            output += line
-            if found := re.search(r"runs on (http://\S+)", line):
-                break
-        else:
-            pytest.fail(output + t.cast(t.IO[str], process.stderr).read())
-        pid = (instance / "postgresql" / "postmaster.pid").read_text().split()[0]
-        yield Demo(process, found[1], psutil.Process(int(pid)))
-    finally:
-        timer.cancel()
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.communicate(timeout=DEADLINE)
+    with launch(instance, "0") as process:
+        timer = threading.Timer(DEADLINE, process.kill)
+        timer.start()
+        try:
+            output = ""
+            for line in t.cast(t.IO[str], process.stdout):
+                output += line
+                if found := re.search(r"runs on (http://\S+)", line):
+                    break
+            else:
+                pytest.fail(output + t.cast(t.IO[str], process.stderr).read())
+            pid = postmaster(instance)
+            assert pid is not None
+            yield Demo(process, found[1], psutil.Process(pid))
+        finally:
+            timer.cancel()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
 
 
 def launch(instance: Path, port: str) -> subprocess.Popen[str]:
@@ -104,6 +108,14 @@ def launch(instance: Path, port: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+def postmaster(instance: Path) -> int | None:
+    """Return the process id of the PostgreSQL that is running, or None."""
+    try:
+        return int((instance / "postgresql" / "postmaster.pid").read_text().split()[0])
+    except (FileNotFoundError, IndexError):
+        return None
 
 
 def is_gone(process: psutil.Process) -> bool:
@@ -161,9 +173,14 @@ def test_an_interrupt_during_the_start_leaves_nothing(instance: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, errors
-    assert not (instance / "postgresql" / "postmaster.pid").exists()
-    with start(instance) as demo:
-        demo.stop(signal.SIGINT)
+    assert postmaster(instance) is None
+
+    process = launch(instance, "0")
+    wait_until(lambda: postmaster(instance) is not None or process.poll() is not None)
+    process.terminate()
+    _, errors = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, errors
+    assert postmaster(instance) is None
 
 
 @pytest.mark.parametrize("port", ["taken", "many", "65536"])

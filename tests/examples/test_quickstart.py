@@ -52,24 +52,19 @@ def test_each_user_gets_one_code(quickstart: types.ModuleType, tmp_path: Path) -
     assert (tmp_path / "instance" / "quickstart.db").exists()
 
 
-def test_commands_from_another_folder(quickstart: types.ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["db check", "doctor"])
+def test_commands_from_another_folder(
+    quickstart: types.ModuleType, tmp_path: Path, command: str
+) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
+    app = [sys.executable, "-m", "flask", "--app", str(quickstart.__file__)]
     result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "flask",
-            "--app",
-            tmp_path / "quickstart.py",
-            "referral",
-            "db",
-            "check",
-        ],
+        [*app, "referral", *command.split()],
         cwd=elsewhere,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     assert not any(elsewhere.iterdir())
