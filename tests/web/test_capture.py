@@ -43,6 +43,11 @@ def page(host: Host, view: t.Callable[..., t.Any], path: str = "/page") -> None:
     host.app.add_url_rule(path, endpoint=path.strip("/"), view_func=view)
 
 
+def run_after_us(host: Host, function: t.Callable[[Response], Response]) -> None:
+    # Functions that run after a request run in the reverse order.
+    host.app.after_request_funcs.setdefault(None, []).insert(0, function)
+
+
 def test_page_is_untouched(make: MakeHost) -> None:
     host = make()
     _, code = add_referrer(host)
@@ -139,11 +144,12 @@ def test_failing_database(make: MakeHost, caplog: pytest.LogCaptureFixture) -> N
         return host.db.session.get(host.User, user).name
 
     def late(response: Response) -> Response:
-        response.headers["X-Name"] = host.db.session.get(host.User, user).name
+        query = sa.select(host.User.name).filter_by(id=user)
+        response.headers["X-Name"] = host.db.session.scalar(query)
         return response
 
     page(host, view)
-    host.app.after_request(late)
+    run_after_us(host, late)
     with host.app.app_context(), host.db.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE referral_clicks RENAME TO away")
     answer = browser(host).get(f"/page?ref={code}")
@@ -262,8 +268,7 @@ class TestHostsTransaction:
 
         page(host, view)
         if after_us:
-            # Functions that run after a request run in the reverse order.
-            host.app.after_request_funcs.setdefault(None, []).insert(0, commit)
+            run_after_us(host, commit)
         self.visit(host, code)
         assert "committed later" in names(host)
         assert len(clicks(host)) == 1
@@ -444,13 +449,14 @@ def test_stream_with_a_cursor_on_the_server(make: MakeHost) -> None:
     assert len(clicks(host)) == 1
 
 
+@pytest.mark.parametrize("reads", [True, False])
 def test_session_that_was_joined_to_a_transaction(
-    make: MakeHost, monkeypatch: pytest.MonkeyPatch
+    make: MakeHost, monkeypatch: pytest.MonkeyPatch, reads: bool
 ) -> None:
     # As hosts' test suites do: all is rolled back when the test is over.
     host = make()
     user = host.add_user(name="Ada")
-    page(host, lambda: host.db.session.get(host.User, user).name)
+    page(host, lambda: host.db.session.get(host.User, user).name if reads else "page")
     with host.app.app_context(), host.db.engine.connect() as connection:
         outer = connection.begin()
         session = orm.Session(connection, join_transaction_mode="create_savepoint")

@@ -39,6 +39,7 @@ def test_visit(make: MakeHost, clock: Clock, key: str) -> None:
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.headers["Referrer-Policy"] == "strict-origin-when-cross-origin"
     assert answer.headers["X-Robots-Tag"] == "noindex"
+    assert "Cookie" in answer.vary
     assert set_cookie(answer) is not None
     [row] = clicks(host)
     assert (row.referral_code, row.referrer_user_id, row.referred_user_id) == (code, referrer, None)
