@@ -204,8 +204,11 @@ def _look_up(
 def _born(key: sa.Column[t.Any], settings: Settings | None) -> sa.ColumnElement[t.Any]:
     name = settings.user_created_column if settings is not None else None
     for column in key.table.columns:
-        if column.name == name and isinstance(column.type, sa.DateTime):
-            return column
+        type_: t.Any = column.type
+        # A type of the host's own may make anything of the moment; here it is read plainly.
+        plain = type_.impl_instance if isinstance(type_, sa.TypeDecorator) else type_
+        if column.name == name and isinstance(plain, sa.DateTime):
+            return sa.type_coerce(column, plain)
     return sa.null()
 
 

@@ -72,7 +72,8 @@ class Program:
         :param user: a user object or a user id.
         :param code: what the user typed, which goes before the visit, or what :meth:`carry`
             returned. An empty text is no code; any other that is no code is ``unknown_code``.
-        :return: the outcome; see :class:`flask_referral.AttributionReason`.
+        :return: the outcome; see :class:`flask_referral.AttributionReason`. An account counts as
+            older than its visit from one minute on, since clocks differ.
         :raises UnknownUser: where there is no such user.
         """
         state = self.state

@@ -243,6 +243,39 @@ class TestReasons:
         assert attribute(host, user, visit(host, code)).reason is Reason.attributed
 
 
+class Unpleasant(sa.TypeDecorator[t.Any]):
+    """A host's own kind of moment, which is no datetime."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def process_result_value(self, value: t.Any, dialect: t.Any) -> t.Any:
+        return value and value.isoformat()
+
+
+def test_date_of_a_type_of_the_hosts(clock: Clock) -> None:
+    db = SQLAlchemy()
+    born = clock.time.replace(tzinfo=None) - dt.timedelta(hours=1)
+
+    class User(db.Model):  # type: ignore[name-defined,misc]
+        __tablename__ = "users"
+        id = sa.Column(sa.Integer, primary_key=True)
+        joined = sa.Column("created_at", Unpleasant, default=born)
+
+    app = Flask("host")
+    app.config.update(SQLALCHEMY_DATABASE_URI="sqlite://", SECRET_KEY="for tests only")
+    db.init_app(app)
+    referral = Referral(app, db, user_model=User)
+    with app.app_context():
+        db.create_all()
+        db.session.add_all([User(id=1), User(id=2)])
+        code = referral.get_or_create_code(1).code
+        db.session.commit()
+        cookie = app.test_client().get(f"/r/{code}").headers["Set-Cookie"].partition(";")[0]
+        with app.test_request_context(headers={"Cookie": cookie}):
+            assert referral.attribute(2).reason is Reason.existing_account
+
+
 class TestTypedCode:
     @pytest.fixture
     def host(self, make: MakeHost) -> Host:
