@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import typing as t
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -102,8 +103,10 @@ def test_unknown_code(make_sqlite: MakeHost, code: str) -> None:
     assert clicks(host) == []
 
 
-def test_what_is_no_visit(make_sqlite: MakeHost) -> None:
+def test_what_is_no_visit(make_sqlite: MakeHost, tmp_path: Path) -> None:
     host = make_sqlite()
+    host.app.static_folder = str(tmp_path)
+    (tmp_path / "style.css").write_text("/* style */")
     referrer, code = add_referrer(host)
     host.app.add_url_rule("/page", view_func=lambda: "page", methods=["GET", "POST"])
     page(host, lambda: ("broken", 500), "/broken")
@@ -118,13 +121,15 @@ def test_what_is_no_visit(make_sqlite: MakeHost) -> None:
         client.get(url, headers={"User-Agent": CRAWLER}),
         client.get(f"/nowhere?ref={code}"),
         client.get(f"/broken?ref={code}"),
-        client.get(f"/static/nothing.css?ref={code}"),
+        client.get(f"/static/style.css?ref={code}"),
         client.get(f"/api/referral/codes/{code}?ref={code}"),
     ]
     host.current_user = referrer
     answers.append(client.get(url))
     assert [set_cookie(answer) for answer in answers] == [None] * len(answers)
     assert clicks(host) == []
+    for answer in answers:
+        answer.close()
 
 
 def test_redirecting_page(make_sqlite: MakeHost) -> None:
