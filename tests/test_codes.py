@@ -10,6 +10,7 @@ import nanoid.algorithm
 import pytest
 from hypothesis import example
 from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 
 import flask_referral
@@ -120,6 +121,7 @@ def test_no_code(text: str | None) -> None:
     assert normalize_code(text) is None
 
 
+@settings(deadline=None)
 @given(
     st.one_of(
         st.text(st.characters(exclude_categories=()), max_size=70),
@@ -145,6 +147,7 @@ def test_result_is_none_or_a_code(text: str) -> None:
         assert all(symbol.isalnum() or symbol.isspace() or symbol in dashes for symbol in text)
 
 
+@settings(deadline=None)
 @given(st.text(ALPHABET, min_size=8, max_size=8), st.data())
 def test_each_code_is_read_however_it_is_spaced(code: str, data: st.DataObject) -> None:
     separator = st.sampled_from(["", " ", "-", "\N{EN DASH}", "\t"])
