@@ -48,7 +48,7 @@ def upgrade(revision: str = "head", *, on_apply: t.Callable[..., None] | None = 
     :param on_apply: Alembic's ``on_version_apply`` callback.
     :raises MigrationRefused: with nothing changed.
     """
-    command.upgrade(config(on_version_apply=on_apply), revision)
+    command.upgrade(config(on_version_apply=[on_apply] if on_apply else []), revision)
 
 
 def downgrade(revision: str = "-1", *, on_apply: t.Callable[..., None] | None = None) -> None:
@@ -56,7 +56,7 @@ def downgrade(revision: str = "-1", *, on_apply: t.Callable[..., None] | None = 
 
     :raises MigrationRefused: with nothing changed.
     """
-    command.downgrade(config(on_version_apply=on_apply), revision)
+    command.downgrade(config(on_version_apply=[on_apply] if on_apply else []), revision)
 
 
 def upgrade_sql(revision: str = "head") -> str:
@@ -139,7 +139,7 @@ def patiently(context: MigrationContext, body: t.Callable[[], None], *tables: sa
     :raises MigrationRefused: where it did not get them.
     """
     if context.as_sql:
-        context.execute(f"SET LOCAL lock_timeout = '{locks.QUIET_LOCK_TIMEOUT_MS}ms'")
+        context.execute(f"SET LOCAL lock_timeout = {locks.QUIET_LOCK_TIMEOUT_MS}")
         body()
         return
     connection = context.connection

@@ -8,6 +8,7 @@ import typing as t
 
 import sqlalchemy as sa
 from alembic import context
+from alembic.runtime.migration import MigrationContext
 from flask import current_app
 from sqlalchemy import event
 
@@ -51,6 +52,13 @@ def refuse_new_revisions(*args: t.Any) -> None:
         )
 
 
+def leave_nothing(ctx: MigrationContext, step: t.Any, heads: t.Any, **_: t.Any) -> None:
+    """Drop the version table after a downgrade to base, so that a printed upgrade can make it."""
+    if not heads and not step.is_upgrade and not step.is_stamp:
+        quoted = ctx.dialect.identifier_preparer.format_table(state.models.version_table)
+        ctx.execute(f"DROP TABLE {quoted}")
+
+
 options: dict[str, t.Any] = {
     "target_metadata": metadata,
     "version_table": VERSION_TABLE,
@@ -60,7 +68,7 @@ options: dict[str, t.Any] = {
     "include_schemas": metadata.schema is not None,
     "compare_type": True,
     "process_revision_directives": refuse_new_revisions,
-    "on_version_apply": config.attributes.get("on_version_apply"),
+    "on_version_apply": [*config.attributes.get("on_version_apply", []), leave_nothing],
 }
 
 

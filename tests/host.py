@@ -17,6 +17,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import event
 
 from flask_referral import Referral
+from flask_referral.models import table_of
 
 KEYS = ("int", "uuid", "str")
 
@@ -92,14 +93,16 @@ class Application:
 
     def create_tables(self) -> None:
         """Make the host's own tables, with the wallet's trigger."""
-        own = [model.__table__ for model in (self.User, self.Wallet) if model is not None]
-        with self.app.app_context(), self.db.engine.begin() as connection:
+        own = [table_of(model, "") for model in (self.User, self.Wallet) if model is not None]
+        with self.app.app_context():
             for table in own:
-                # Not create_all(), which makes our index on the wallet too.
-                connection.execute(sa.schema.CreateTable(table))
+                with self.db.engines[table.metadata.info.get("bind_key")].begin() as connection:
+                    # Not create_all(), which makes our index on the wallet too.
+                    connection.execute(sa.schema.CreateTable(table))
             if self.Wallet is not None:
                 sqlite = self.db.engine.dialect.name == "sqlite"
-                connection.exec_driver_sql(SQLITE_TRIGGER if sqlite else POSTGRESQL_TRIGGER)
+                with self.db.engine.begin() as connection:
+                    connection.exec_driver_sql(SQLITE_TRIGGER if sqlite else POSTGRESQL_TRIGGER)
 
 
 @dataclasses.dataclass

@@ -7,6 +7,7 @@ import typing as t
 import sqlalchemy as sa
 from alembic.runtime.migration import MigrationContext
 
+from .. import locks
 from ..locks import committing
 from .pg_enums import add_labels
 from .pg_inspect import find_table
@@ -75,15 +76,39 @@ def restore(context: MigrationContext, table: str, schema: str | None) -> None:
 def offline(table: str, schema: str | None, *, with_ours: bool) -> t.Iterator[str]:
     """Yield the SQL that writes the documented lists, with or without our new values."""
     name = quote(table) if schema is None else f"{quote(schema)}.{quote(table)}"
-    for column, documented in DOCUMENTED.items():
-        values = [value for value in documented if with_ours or value not in NEW]
-        listed = ", ".join(literal(value) for value in values)
+    lists = {
+        column: ", ".join(literal(value) for value in documented if with_ours or value not in NEW)
+        for column, documented in DOCUMENTED.items()
+    }
+    for column, listed in lists.items():
+        yield _refuse_others(name, column, listed)
+    for column, listed in lists.items():
         constraint = f"wallet_transactions_{column}_check"
-        yield (
+        yield from _gently(
             f"ALTER TABLE {name} DROP CONSTRAINT IF EXISTS {constraint},"
             f" ADD CONSTRAINT {constraint} CHECK ({column} IN ({listed})) NOT VALID"
         )
-        yield f"ALTER TABLE {name} VALIDATE CONSTRAINT {constraint}"
+        yield from _gently(f"ALTER TABLE {name} VALIDATE CONSTRAINT {constraint}")
+
+
+def _refuse_others(name: str, column: str, listed: str) -> str:
+    # Before anything is changed: VALIDATE comes too late to keep the rule that was there.
+    message = literal(
+        f"{name} has rows whose {column} is not one of the documented values; run flask referral "
+        "db upgrade or downgrade on the database itself, which keeps the rules that are there"
+    )
+    return (
+        f"DO $referral$ BEGIN IF EXISTS (SELECT FROM {name} WHERE {column} NOT IN ({listed})) THEN"
+        f" RAISE EXCEPTION USING MESSAGE = {message}; END IF; END $referral$"
+    )
+
+
+def _gently(statement: str) -> t.Iterator[str]:
+    # A script cannot try again, but it does not make everybody wait behind it either.
+    yield "BEGIN"
+    yield f"SET LOCAL lock_timeout = {locks.QUIET_LOCK_TIMEOUT_MS}"
+    yield statement
+    yield "COMMIT"
 
 
 def _planned(

