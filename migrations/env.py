@@ -14,17 +14,19 @@ from sqlalchemy import event
 
 from flask_referral.errors import ConfigurationError
 from flask_referral.errors import MigrationRefused
+from flask_referral.errors import ReferralError
+from flask_referral.failures import explain
 from flask_referral.tables import VERSION_TABLE
+
+config = context.config
+if config.config_file_name is not None:
+    logging.config.fileConfig(config.config_file_name, disable_existing_loggers=False)
 
 if "referral" not in current_app.extensions:
     raise ConfigurationError(
         "This application does not use flask-referral; call referral.init_app(app, db, "
         "user_model=User) in it before running its migrations."
     )
-
-config = context.config
-if config.config_file_name is not None:
-    logging.config.fileConfig(config.config_file_name, disable_existing_loggers=False)
 
 state = current_app.extensions["referral"].state
 metadata: sa.MetaData = state.models.metadata
@@ -128,4 +130,8 @@ def transactional_ddl(connection: sa.Connection) -> t.Iterator[None]:
 if context.is_offline_mode():
     run_offline()
 else:
-    run_online()
+    try:
+        run_online()
+    except sa.exc.SQLAlchemyError as error:
+        # Flask-Migrate shows a RuntimeError as one sentence, and anything else as a traceback.
+        raise ReferralError(explain(error, state.models)) from error

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from alembic import op
 from flask import current_app
 
+from flask_referral import schema as shipped
 from flask_referral.errors import MigrationRefused
-from flask_referral.locks import patiently
 
 revision = "0004"
 down_revision = "0003"
@@ -93,14 +93,21 @@ def upgrade() -> None:
     if not context.as_sql:
         _refuse_duplicates()
     _create_wallet_index()
-    if context.as_sql:
-        op.execute("SET LOCAL lock_timeout = '5s'")
-        _upgrade_tables()
-    else:
-        patiently(op.get_bind(), _upgrade_tables, what="the referral tables")
+    shipped.patiently(context, _upgrade_tables, *_locked())
 
 
 def downgrade() -> None:
+    wallet = [table for table in (_wallet(),) if table is not None]
+    shipped.patiently(op.get_context(), _downgrade_tables, *_locked(), *wallet)
+
+
+def _locked() -> list[sa.Table]:
+    # The users too: referral_daily refers to them.
+    ours = [sa.Table(name, sa.MetaData(), schema=_schema()) for name in (CLICKS, CONVERSIONS)]
+    return [*ours, current_app.extensions["referral"].user_key.table]
+
+
+def _downgrade_tables() -> None:
     schema = _schema()
     if _is_postgresql():
         op.execute(f"DROP POLICY referral_daily_select_own ON {_name('referral_daily')}")
