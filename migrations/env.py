@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging.config
+import sqlite3
 import typing as t
 
 import sqlalchemy as sa
@@ -110,6 +111,13 @@ def transactional_ddl(connection: sa.Connection) -> t.Iterator[None]:
         return
     driver: t.Any = connection.connection.dbapi_connection
     isolation_level = driver.isolation_level
+    # From Python 3.12 on an application may choose drivers that are always, or never, inside a
+    # transaction; what follows, and SQLAlchemy's AUTOCOMMIT, mean the older way.
+    older = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", None)
+    autocommit = getattr(driver, "autocommit", older)
+    if autocommit != older:
+        driver.autocommit = older
+        driver.rollback()
 
     def begin(connection: sa.Connection) -> None:
         if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
@@ -125,6 +133,8 @@ def transactional_ddl(connection: sa.Connection) -> t.Iterator[None]:
         if driver.in_transaction:
             connection.rollback()
         driver.isolation_level = isolation_level
+        if autocommit != older:
+            driver.autocommit = autocommit
 
 
 if context.is_offline_mode():
