@@ -19,6 +19,7 @@ from werkzeug.exceptions import HTTPException
 
 from . import database
 from . import views
+from . import whop
 from .extensions import csrf
 from .extensions import login
 from .extensions import migrate
@@ -51,6 +52,8 @@ def create_app(**config: t.Any) -> Flask:
         # The demo is served over plain HTTP, on this machine only.
         REFERRAL_COOKIE_SECURE=False,
         REFERRAL_IP_KEY=_kept_secret(instance / "ip_key"),
+        REFERRAL_WHOP_WEBHOOK_SECRET="ws_" + _kept_secret(instance / "whop_secret"),
+        REFERRAL_WHOP_COMPANY_ID=whop.COMPANY,
     )
     app.config.update(config)
     if "SQLALCHEMY_DATABASE_URI" not in app.config:

@@ -26,7 +26,12 @@ The demo runs on {url}
     {ada} or {bob}, password {password}
   {url}/account has the referral code, from POST /api/referral/generate
   {url}/wallet  has a balance that the wallet's own trigger computes
-  {url}/plans   sells a subscription
+
+  From a link to a bonus:
+    1. Log in as {ada}, get the code, and copy the link that the account page shows.
+    2. Open the link in a private window. Sign up there, and buy a plan.
+    3. {ada}'s wallet has the bonus, once, however often you replay the webhook.
+    4. Refund the purchase in the private window: the bonus is taken back.
 
 The same in a terminal, with the token that the product's CSRF protection wants:
 

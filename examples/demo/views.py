@@ -18,6 +18,9 @@ from flask_login import login_required
 from flask_login import login_user
 from flask_login import logout_user
 
+from flask_referral import AttributionReason
+
+from . import whop
 from .extensions import login
 from .extensions import referral
 from .models import add_user
@@ -64,6 +67,12 @@ def sign_up() -> ResponseReturnValue:
     if user is None:
         errors = errors or {"email": "Somebody has an account with this address already."}
         return render_template("signup.html", errors=errors), 422
+    # Whoever's link the visitor followed is in the cookie; a typed code goes before it.
+    referred = referral.attribute(user, code=_field("code"))
+    if referred.reason is AttributionReason.unknown_code:
+        db.session.rollback()
+        errors = {"code": "Nobody has this code; correct it or leave it out."}
+        return render_template("signup.html", errors=errors), 422
     db.session.commit()
     login_user(user)
     flash(f"Welcome, {user.name}.")
@@ -92,8 +101,9 @@ def log_out() -> ResponseReturnValue:
 @login_required
 def account() -> str:
     code = referral.models.ReferralCode
-    own = sa.select(code.code).where(code.user_id == current_user.id)
-    return render_template("account.html", code=db.session.scalar(own))
+    own = db.session.scalar(sa.select(code.code).where(code.user_id == current_user.id))
+    link = referral.link_for(current_user) if own else None
+    return render_template("account.html", code=own, link=link)
 
 
 @blueprint.post("/account/code")
@@ -121,13 +131,37 @@ def plans() -> str:
 @blueprint.post("/plans/<plan>")
 @login_required
 def buy(plan: str) -> ResponseReturnValue:
-    """Take the order; a real product asks its payment provider first."""
+    """Take the order; the payment's event, which pays the referrer, comes from the provider."""
     if plan not in PLANS:
         abort(404, "There is no such plan.")
-    db.session.add(Purchase(user_id=current_user.id, plan=plan, amount_cents=PLANS[plan]))
+    purchase = Purchase(user_id=current_user.id, plan=plan, amount_cents=PLANS[plan])
+    db.session.add(purchase)
     db.session.commit()
-    flash(f"You are subscribed to the {plan} plan.")
+    flash(f"You are subscribed to the {plan} plan. The payment's webhook: {whop.pay(purchase)}.")
     return redirect(url_for("demo.plans"))
+
+
+@blueprint.post("/purchases/<int:purchase_id>/replay")
+@login_required
+def replay(purchase_id: int) -> ResponseReturnValue:
+    """Deliver the payment's event once more, as providers do."""
+    flash(f"The payment's webhook, again: {whop.pay(_own_purchase(purchase_id))}.")
+    return redirect(url_for("demo.plans"))
+
+
+@blueprint.post("/purchases/<int:purchase_id>/refund")
+@login_required
+def refund(purchase_id: int) -> ResponseReturnValue:
+    """Give the money back, which takes the referrer's bonus back."""
+    flash(f"The refund's webhook: {whop.refund(_own_purchase(purchase_id))}.")
+    return redirect(url_for("demo.plans"))
+
+
+def _own_purchase(purchase_id: int) -> Purchase:
+    purchase = db.session.get(Purchase, purchase_id)
+    if purchase is None or purchase.user_id != current_user.id:
+        abort(404, "There is no such purchase.")
+    return purchase
 
 
 def _field(name: str) -> str:

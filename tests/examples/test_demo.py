@@ -150,6 +150,48 @@ def test_sign_up_and_purchase(app: Flask, client: FlaskClient) -> None:
     assert submit(client, "/login", email="EVE@example.com", password=password)[0] == 200
 
 
+def link(client: FlaskClient) -> str:
+    get_code(client)
+    found = re.search('id="link" href="([^"]+)"', client.get("/account").text)
+    assert found is not None
+    return found[1]
+
+
+def test_from_a_link_to_a_bonus_and_back(app: Flask, client: FlaskClient) -> None:
+    """The walk-through that the demo prints."""
+    log_in(client)
+    path = link(client).removeprefix("http://127.0.0.1:5000")
+    visitor = app.test_client()
+    visit = visitor.get(path)
+    assert (visit.status_code, visit.headers["Location"]) == (302, "/")
+    eve = {"name": "Eve", "email": "eve@example.com", "password": "correct horse"}
+    assert submit(visitor, "/signup", **eve)[0] == 200
+    assert "webhook: converted." in submit(visitor, "/plans/team")[1]
+    assert balance(client) == "$25.00"
+    for outcome in ("duplicate", "duplicate"):
+        assert f"again: {outcome}." in submit(visitor, "/purchases/1/replay")[1]
+    assert balance(client) == "$25.00"
+    # A second purchase of the same person pays nothing.
+    assert "webhook: already_converted." in submit(visitor, "/plans/basic")[1]
+    assert submit(client, "/purchases/1/refund")[0] == 404
+    assert "webhook: reversed." in submit(visitor, "/purchases/1/refund")[1]
+    assert "webhook: duplicate." in submit(visitor, "/purchases/1/refund")[1]
+    assert balance(client) == "$15.00"
+
+
+def test_a_typed_code_refers_too(app: Flask, client: FlaskClient) -> None:
+    log_in(client)
+    code = get_code(client)
+    visitor = app.test_client()
+    eve = {"name": "Eve", "email": "eve@example.com", "password": "correct horse"}
+    status, page = submit(visitor, "/signup", **eve, code="ZZZZZZZZ")
+    assert status == 422 and 'aria-describedby="code-error"' in page
+    typed = f"{code[:4]}-{code[4:]}".lower()
+    assert submit(visitor, "/signup", **eve, code=typed)[0] == 200
+    assert "webhook: converted." in submit(visitor, "/plans/basic")[1]
+    assert balance(client) == "$25.00"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
