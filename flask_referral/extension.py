@@ -26,6 +26,7 @@ from .results import RewardPolicy
 from .settings import Settings
 from .state import BotDetector
 from .state import ConsentLoader
+from .state import EXTENSION_KEY
 from .state import IdentityLoader
 from .state import Loaders
 from .state import State
@@ -34,8 +35,6 @@ from .web import api
 from .web import auto
 from .web import links
 from .webhooks import WebhookReader
-
-EXTENSION_KEY = "referral"
 
 IdentityLoaderT = t.TypeVar("IdentityLoaderT", bound=IdentityLoader)
 ConsentLoaderT = t.TypeVar("ConsentLoaderT", bound=ConsentLoader)

@@ -7,14 +7,18 @@ import dataclasses
 import typing as t
 
 import sqlalchemy as sa
+from flask import current_app
 from flask_sqlalchemy import SQLAlchemy
 
 from . import rls
+from .errors import ConfigurationError
 from .ledger import Ledger
 from .models import Models
 from .results import RewardPolicy
 from .settings import Settings
 from .webhooks import WebhookReader
+
+EXTENSION_KEY = "referral"
 
 IdentityLoader = t.Callable[[], t.Any]
 ConsentLoader = t.Callable[[], bool]
@@ -71,3 +75,18 @@ class State:
         if not self.uses_row_security:
             return contextlib.nullcontext()
         return rls.acting_as(self.db.session(), self.models, self.settings, user_id)
+
+
+def current_state() -> State:
+    """Return the current application's state.
+
+    :raises ConfigurationError: where a blueprint of ours was registered and nothing else.
+    """
+    referral = current_app.extensions.get(EXTENSION_KEY)
+    if referral is None:
+        raise ConfigurationError(
+            "A referral blueprint is registered on an application that is not set up; call "
+            "referral.init_app(app, db, user_model=User) too."
+        )
+    state: State = referral.state
+    return state

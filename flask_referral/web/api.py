@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-import typing as t
 
 from flask import Blueprint
-from flask import current_app
 from flask import jsonify
 from flask import request
 from flask import Response
@@ -18,8 +16,8 @@ from .. import clock
 from .. import codes
 from .. import identity
 from .. import stats as station
-from ..errors import ConfigurationError
 from ..errors import ReferralError
+from ..state import current_state
 from . import database
 from . import webhooks
 from .csrf import exempt_webhooks
@@ -27,9 +25,6 @@ from .errors import error_response
 from .errors import json_errors
 from .links import share_link
 from .origin import refuse_cross_site
-
-if t.TYPE_CHECKING:
-    from ..extension import Referral
 
 _LONGEST_SHOWN = 64
 # ASCII digits only: int() reads many other scripts' digits, signs and underscores.
@@ -55,20 +50,10 @@ def _no_store(response: Response) -> Response:
     return response
 
 
-def _referral() -> Referral:
-    referral: Referral | None = current_app.extensions.get("referral")
-    if referral is None:
-        raise ConfigurationError(
-            "The referral blueprint is registered on an application that is not set up; call "
-            "referral.init_app(app, db, user_model=User) too."
-        )
-    return referral
-
-
 def generate() -> ResponseReturnValue:
     """Answer with the current user's code, made on the first call."""
     refuse_cross_site()
-    state = _referral().state
+    state = current_state()
     user_id = identity.current_user_id(state)
     if user_id is None:
         return error_response("Log in to get a referral code.", 401)
@@ -84,7 +69,7 @@ def generate() -> ResponseReturnValue:
 
 def stats() -> ResponseReturnValue:
     """Answer with the current user's totals and daily series."""
-    state = _referral().state
+    state = current_state()
     user_id = identity.current_user_id(state)
     if user_id is None:
         return error_response("Log in to see your referral statistics.", 401)
@@ -104,7 +89,7 @@ def check_code(code: str) -> ResponseReturnValue:
     normalized = codes.normalize_code(code)
     valid = False
     if normalized is not None:
-        state = _referral().state
+        state = current_state()
         with database.reading(state) as connection:
             valid = clicks.is_known(connection, state.models, normalized)
     shown = normalized or clicks.clean_text(code, _LONGEST_SHOWN) or ""

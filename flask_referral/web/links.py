@@ -19,10 +19,10 @@ from werkzeug.routing import BuildError
 
 from .. import codes
 from ..errors import ConfigurationError
+from ..state import current_state
 from . import visits
 
 if t.TYPE_CHECKING:
-    from ..extension import Referral
     from ..settings import Settings
     from ..state import State
 
@@ -40,14 +40,9 @@ def create_blueprint() -> Blueprint:
     return blueprint
 
 
-def _state() -> State:
-    referral: Referral = current_app.extensions["referral"]
-    return referral.state
-
-
 def follow(code: str) -> Response:
     """Send the visitor to the landing page, the same way whether the code exists or not."""
-    state = _state()
+    state = current_state()
     response = t.cast(Response, redirect(_landing_url(state.settings), 302))
     response.headers["Cache-Control"] = "no-store"
     response.headers["Referrer-Policy"] = "strict-origin-when-cross-origin"
@@ -62,7 +57,7 @@ def follow(code: str) -> Response:
 def capture_from_query(response: Response) -> Response:
     """Treat a page that was asked for with ``?ref=CODE`` as a visit through the code."""
     try:
-        code = _code_in_query(_state(), response)
+        code = _code_in_query(current_state(), response)
     except Exception:
         current_app.logger.exception("A page's referral code could not be read.")
         return response
@@ -73,7 +68,7 @@ def capture_from_query(response: Response) -> Response:
             response.cache_control.public = False
             response.cache_control.s_maxage = None
             response.cache_control.private = True
-        visits.capture(_state(), response, code)
+        visits.capture(current_state(), response, code)
     return response
 
 

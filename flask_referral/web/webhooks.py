@@ -14,6 +14,7 @@ from flask.typing import ResponseReturnValue
 from .. import webhooks
 from ..errors import InvalidEvent
 from ..errors import InvalidSignature
+from ..state import current_state
 from ..state import State
 from ..webhooks import WebhookReader
 from . import whop
@@ -32,7 +33,7 @@ def receive(provider: str) -> ResponseReturnValue:
     one over 256 KiB, 404 for a provider that is not set up, 503 when the database is away, so
     that the provider tries again.
     """
-    state: State = current_app.extensions["referral"].state
+    state = current_state()
     reader = _reader(state, provider)
     try:
         event = reader(_body(), request.headers)
