@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import Session
 
+from . import signals
 from .errors import CodeExhausted
 from .errors import UnknownUser
 
@@ -73,6 +74,7 @@ def create(db: Session | sa.Connection, models: Models, user_id: t.Any) -> Refer
     for _ in range(ATTEMPTS):
         row = _first(db, _insert(db, models, user_id, generate_referral_code()))
         if row is not None:
+            _announce(db, row)
             return row
         # Nothing came back: another request was faster, the code is another user's, or there
         # is no such user. A second tab's row is the answer to the first of these.
@@ -92,6 +94,15 @@ def require_user(db: Session | sa.Connection, models: Models, user_id: t.Any) ->
             f"There is no user {user_id!r} in table {models.user_key.table.fullname!r}; "
             "pass the id of a user that is already stored."
         )
+
+
+def _announce(db: Session | sa.Connection, row: ReferralCodeMixin) -> None:
+    values = {"user_id": row.user_id, "code": row.code}
+    if isinstance(db, Session):
+        signals.send_after_commit(db, signals.code_created, **values)
+    else:
+        # In AUTOCOMMIT.
+        signals.send(signals.code_created, **values)
 
 
 def _first(db: Session | sa.Connection, statement: t.Any) -> ReferralCodeMixin | None:

@@ -34,7 +34,11 @@ if t.TYPE_CHECKING:
     from .models import ReferralConversionMixin
     from .settings import Settings
 
-_MOST_CENTS = 2**31 - 1
+_REASONS = {
+    "credited": ConversionReason.converted,
+    "pending": ConversionReason.pending,
+    "held": ConversionReason.held,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +99,10 @@ def convert(
         # This user converted through another membership a moment ago.
         facts.set_outcome(session, models, membership_id, facts.TOMBSTONE)
         return _already(_of_user(ledger, referred_id))
+    reason = _REASONS[conversion.status]
     if conversion.status == "credited":
         credit(ledger, conversion)
     _announce(ledger, conversion)
-    reason = {
-        "pending": ConversionReason.pending,
-        "held": ConversionReason.held,
-    }.get(conversion.status, ConversionReason.converted)
     if before is None:
         # Known before its purchase: its refunds came first.
         facts.set_outcome(session, models, membership_id, f"{facts.CONVERTED}{conversion_id}")
@@ -148,10 +149,10 @@ def _reward(
         decided = settings.bonus_cents if policy is None else policy(purchase)
     reward = decided if isinstance(decided, Reward) else Reward(decided)
     for cents in (reward.referrer_cents, reward.referred_cents):
-        if not isinstance(cents, int) or isinstance(cents, bool) or not 0 <= cents <= _MOST_CENTS:
+        if type(cents) is not int or not 0 <= cents <= facts.MOST_CENTS:
             raise ReferralError(
                 f"A bonus of {cents!r} cents cannot be credited: bonus_cents and what a "
-                f"reward_policy returns are whole numbers of cents from 0 to {_MOST_CENTS}."
+                f"reward_policy returns are whole numbers of cents from 0 to {facts.MOST_CENTS}."
             )
     return reward
 

@@ -39,6 +39,8 @@ class Kind(enum.StrEnum):
     void = enum.auto()
 
 
+#: What an INTEGER column holds.
+MOST_CENTS = 2**31 - 1
 _LONGEST_ID = 255
 
 #: A membership that is known only by its refunds.

@@ -29,9 +29,13 @@ class Ledger:
     settings: Settings
     wallet: sa.Table | None
 
-    def lock_wallets(self, conversions: t.Iterable[ReferralConversionMixin]) -> None:
-        """Lock the wallets that conversions touch, and read what changed until then."""
-        conversions = list(conversions)
+    def lock_wallets(
+        self, conversions: t.Sequence[ReferralConversionMixin]
+    ) -> t.Sequence[ReferralConversionMixin]:
+        """Lock the wallets that conversions touch, then read what changed until then.
+
+        :return: those that are still there, oldest first.
+        """
         users = {conversion.referrer_user_id for conversion in conversions}
         users |= {
             conversion.referred_user_id
@@ -40,8 +44,13 @@ class Ledger:
         }
         wallet.refuse_autocommit(self.session, self.models)
         wallet.lock(self.session, self.models, users)
-        for conversion in conversions:
-            self.session.refresh(conversion)
+        conversion = self.models.ReferralConversion
+        return self.session.scalars(
+            sa.select(conversion)
+            .where(conversion.id.in_([found.id for found in conversions]))
+            .order_by(conversion.converted_at, conversion.id)
+            .execution_options(populate_existing=True)
+        ).all()
 
 
 def credit(ledger: Ledger, conversion: ReferralConversionMixin) -> None:

@@ -9,6 +9,8 @@ import uuid
 import sqlalchemy as sa
 
 from . import clock
+from . import facts
+from . import signals
 from .errors import ReferralError
 from .facts import Fact
 from .facts import Kind
@@ -42,10 +44,9 @@ def mature(ledger: Ledger, now: dt.datetime, *, batch: int = BATCH) -> int | Non
     ).all()
     if not due:
         return None
-    ledger.lock_wallets(due)
     credited = 0
-    for found in due:
-        # Somebody else may have credited or voided it while this waited for the wallet.
+    # Somebody else may have credited, voided or removed them while this waited for the wallets.
+    for found in ledger.lock_wallets(due):
         if found.status == "pending":
             _credit(ledger, found, now)
             credited += 1
@@ -65,6 +66,13 @@ def release(ledger: Ledger, conversion_id: uuid.UUID, now: dt.datetime) -> Refer
     if conversion.available_at <= now:
         _credit(ledger, conversion, now)
     ledger.session.flush()
+    signals.send_after_commit(
+        ledger.session,
+        signals.conversion_released,
+        conversion_id=conversion.id,
+        referrer_id=conversion.referrer_user_id,
+        status=conversion.status,
+    )
     return conversion
 
 
@@ -73,9 +81,11 @@ def void(ledger: Ledger, conversion_id: uuid.UUID) -> ReversalResult:
 
     :raises ReferralError: where there is none, or it was credited.
     """
-    conversion = _held(ledger, conversion_id, ("held", "pending"))
-    membership_id = conversion.whop_membership_id
-    return apply(ledger, Fact(Kind.void, membership_id, str(conversion.id), "voided by a reviewer"))
+    membership_id = _get(ledger, conversion_id).whop_membership_id
+    # The membership before the wallet, as refunds do; the other way round they would deadlock.
+    facts.claim(ledger.session, ledger.models, membership_id, facts.TOMBSTONE)
+    _held(ledger, conversion_id, ("held", "pending"))
+    return apply(ledger, Fact(Kind.void, membership_id, str(conversion_id), "voided by a reviewer"))
 
 
 def _credit(ledger: Ledger, conversion: ReferralConversionMixin, now: dt.datetime) -> None:
@@ -88,13 +98,24 @@ def _credit(ledger: Ledger, conversion: ReferralConversionMixin, now: dt.datetim
 def _held(
     ledger: Ledger, conversion_id: uuid.UUID, statuses: tuple[str, ...]
 ) -> ReferralConversionMixin:
-    conversion = ledger.session.get(ledger.models.ReferralConversion, conversion_id)
-    if conversion is None:
-        raise ReferralError(f"There is no conversion {conversion_id}.")
-    ledger.lock_wallets([conversion])
+    locked = ledger.lock_wallets([_get(ledger, conversion_id)])
+    if not locked:
+        raise _unknown(conversion_id)
+    conversion = locked[0]
     if conversion.status not in statuses:
         cure = "; use reverse for it" if conversion.status in ("credited", "reversed") else ""
         raise ReferralError(
             f"Conversion {conversion_id} is {conversion.status}, not {' or '.join(statuses)}{cure}."
         )
     return conversion
+
+
+def _get(ledger: Ledger, conversion_id: uuid.UUID) -> ReferralConversionMixin:
+    conversion = ledger.session.get(ledger.models.ReferralConversion, conversion_id)
+    if conversion is None:
+        raise _unknown(conversion_id)
+    return conversion
+
+
+def _unknown(conversion_id: uuid.UUID) -> ReferralError:
+    return ReferralError(f"There is no conversion {conversion_id}.")

@@ -32,11 +32,13 @@ def reverse(
 ) -> ReversalResult:
     """See :meth:`flask_referral.Referral.reverse`."""
     if amount_cents is not None and (
-        not isinstance(amount_cents, int) or isinstance(amount_cents, bool) or amount_cents <= 0
+        not isinstance(amount_cents, int)
+        or isinstance(amount_cents, bool)
+        or not 0 < amount_cents <= facts.MOST_CENTS
     ):
         raise ReferralError(
             f"amount_cents={amount_cents!r} cannot be taken back: pass a whole number of cents "
-            "above 0, or leave it out for all that is left."
+            f"from 1 to {facts.MOST_CENTS}, or leave it out for all that is left."
         )
     if refund_id is None:
         refund_id = membership_id
@@ -56,8 +58,11 @@ def apply(ledger: Ledger, fact: Fact) -> ReversalResult:
         return ReversalResult(ReversalReason.already_reversed, conversion, 0, 0)
     if conversion is None:
         return ReversalResult(ReversalReason.unknown_membership, None, 0, 0)
-    ledger.lock_wallets([conversion])
-    return reconcile(ledger, conversion)
+    locked = ledger.lock_wallets([conversion])
+    if not locked:
+        # Removed with its users a moment ago.
+        return ReversalResult(ReversalReason.unknown_membership, None, 0, 0)
+    return reconcile(ledger, locked[0])
 
 
 def reconcile(ledger: Ledger, conversion: ReferralConversionMixin) -> ReversalResult:
@@ -80,6 +85,7 @@ def _before_maturity(
     ledger: Ledger, conversion: ReferralConversionMixin, due: int, referred_due: int
 ) -> ReversalResult:
     change = due - conversion.reversed_cents
+    referred_change = referred_due - conversion.referred_reversed_cents
     conversion.reversed_cents = due
     conversion.referred_reversed_cents = referred_due
     if _is_everything(conversion, due, referred_due):
@@ -87,10 +93,13 @@ def _before_maturity(
     else:
         conversion.status = "held" if conversion.available_at is None else "pending"
     ledger.session.flush()
-    if change <= 0:
-        return ReversalResult(ReversalReason.nothing_to_reverse, conversion, 0, 0)
-    _announce(ledger, signals.conversion_voided, conversion, reversed_cents=change)
-    return ReversalResult(ReversalReason.voided, conversion, change, 0)
+    if change < 0 or referred_change < 0:
+        # Credited with the rest, at maturity.
+        _announce(ledger, signals.conversion_reinstated, conversion, credited_cents=0)
+    elif change or referred_change:
+        _announce(ledger, signals.conversion_voided, conversion, reversed_cents=change)
+        return ReversalResult(ReversalReason.voided, conversion, change, 0)
+    return ReversalResult(ReversalReason.nothing_to_reverse, conversion, 0, 0)
 
 
 def _after_credit(
@@ -111,9 +120,10 @@ def _after_credit(
     everything = _is_everything(conversion, due, referred_due)
     conversion.status = "reversed" if everything else "credited"
     ledger.session.flush()
-    if taken < 0:
-        _announce(ledger, signals.conversion_reinstated, conversion, credited_cents=-taken)
-    elif taken or conversion.shortfall_cents > before:
+    if taken < 0 or referred_taken < 0:
+        _announce(ledger, signals.conversion_reinstated, conversion, credited_cents=max(0, -taken))
+    if taken > 0 or referred_taken > 0 or conversion.shortfall_cents > before:
+        taken = max(0, taken)
         _announce(
             ledger,
             signals.conversion_reversed,

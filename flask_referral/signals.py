@@ -1,11 +1,13 @@
 """Signals, sent after the commit of what they tell; never for what is rolled back.
 
-The sender is the application. A receiver may use the database: the transaction that it hears
-of has ended. A receiver that fails is logged and keeps nobody else from hearing.
+The sender is the application. A receiver has a ``db.session`` of its own, in which it may read,
+write and commit; what it does not commit is rolled back. A receiver that fails is logged; it
+keeps nobody else from hearing and leaves the host's session as it was.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import typing as t
 
@@ -16,6 +18,9 @@ from flask import Flask
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import SessionTransaction
+
+if t.TYPE_CHECKING:
+    from .state import State
 
 _namespace = Namespace()
 
@@ -34,10 +39,14 @@ conversion_credited = _namespace.signal("referral-conversion-credited")
 #: A bonus was taken back, in whole or in part. ``conversion_id``, ``referrer_id``,
 #: ``reversed_cents``, ``shortfall_cents``.
 conversion_reversed = _namespace.signal("referral-conversion-reversed")
-#: A bonus was given up before maturity. ``conversion_id``, ``referrer_id``, ``reversed_cents``.
+#: A bonus was given up before maturity, in whole or in part. ``conversion_id``,
+#: ``referrer_id``, ``reversed_cents``.
 conversion_voided = _namespace.signal("referral-conversion-voided")
-#: A bonus that had been taken back was credited again. ``conversion_id``, ``referrer_id``,
-#: ``credited_cents``.
+#: A reviewer let a held conversion go. ``conversion_id``, ``referrer_id``, ``status``: credited
+#: now, or pending until its hold is over.
+conversion_released = _namespace.signal("referral-conversion-released")
+#: A bonus that had been taken back is the referrer's again. ``conversion_id``, ``referrer_id``,
+#: ``credited_cents``: 0 before maturity, when it will be credited with the rest.
 conversion_reinstated = _namespace.signal("referral-conversion-reinstated")
 
 _INFO_KEY = "flask_referral.signals"
@@ -52,9 +61,33 @@ class _Announcement:
     def send(self) -> None:
         for receiver in self.signal.receivers_for(self.app):
             try:
-                receiver(self.app, **self.values)
+                with _own_session(self.app):
+                    receiver(self.app, **self.values)
             except Exception:
                 self.app.logger.exception("A receiver of %s failed", self.signal.name)
+
+
+@contextlib.contextmanager
+def _own_session(app: Flask) -> t.Iterator[None]:
+    """Lend the receiver a ``db.session``.
+
+    The host's own is about to leave ``commit()``, perhaps inside ``with db.session.begin()``,
+    where it takes no further statement. It gave its connection back, so there is one to take.
+    """
+    state: State = app.extensions["referral"].state
+    registry = state.db.session.registry
+    hosts = registry() if registry.has() else None
+    if hosts is not None and state.is_joined(hosts):
+        # What it has "committed" can only be seen on the connection that it was joined to.
+        yield
+        return
+    registry.clear()
+    try:
+        yield
+    finally:
+        state.db.session.remove()
+        if hosts is not None:
+            registry.set(hosts)
 
 
 class _Queue:

@@ -9,6 +9,7 @@ import typing as t
 import sqlalchemy as sa
 from flask import current_app
 from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.orm import Session
 
 from . import rls
 from .errors import ConfigurationError
@@ -64,6 +65,11 @@ class State:
     def engine(self) -> sa.Engine:
         """The engine of the database that holds our tables; needs an application context."""
         return self.db.engines[self.models.bind_key]
+
+    def is_joined(self, session: Session) -> bool:
+        """Whether somebody else began the session's transaction and will end it, as in tests."""
+        mapper = sa.inspect(self.models.ReferralConversion)
+        return isinstance(session.get_bind(mapper), sa.Connection)
 
     @property
     def uses_row_security(self) -> bool:

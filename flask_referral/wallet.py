@@ -28,8 +28,9 @@ REFERENCE_TYPE = "referral_conversion"
 #: What a wallet table has to have.
 COLUMNS = ("user_id", "amount_cents", "type", "reference_type", "reference_id")
 
-# SQLSTATE classes: integrity violations, and what a trigger raises by itself.
-_REFUSALS = ("23", "P0")
+# How a host's wallet says no: a CHECK, or what a trigger raises by itself. Other integrity
+# errors, a missing user for example, are faults and no answer.
+_REFUSALS = ("23514", "P0001", "SQLITE_CONSTRAINT_CHECK", "SQLITE_CONSTRAINT_TRIGGER")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +144,9 @@ def debit(session: Session, table: sa.Table, entry: Entry) -> int:
             columns["user_id"] == entry.user_id
         )
     )
-    there = min(wanted, max(0, int(balance or 0)))
-    if there and _try(session, table, dataclasses.replace(entry, amount_cents=-there)):
+    there = max(0, int(balance or 0))
+    # Refused although there is enough: the wallet has another reason, and keeps to it.
+    if 0 < there < wanted and _try(session, table, dataclasses.replace(entry, amount_cents=-there)):
         return there
     return 0
 
@@ -156,8 +158,7 @@ def _try(session: Session, table: sa.Table, entry: Entry) -> bool:
         post(session, table, [entry])
     except sa.exc.DBAPIError as error:
         savepoint.rollback()
-        refused = isinstance(error, sa.exc.IntegrityError)
-        if not refused and (sqlstate(error) or "")[:2] not in _REFUSALS:
+        if (sqlstate(error) or getattr(error.orig, "sqlite_errorname", None)) not in _REFUSALS:
             raise
         return False
     savepoint.commit()

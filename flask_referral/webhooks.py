@@ -14,6 +14,7 @@ from . import clock
 from . import conversions
 from . import identity
 from . import reversals
+from .errors import InvalidEvent
 from .errors import UnknownUser
 from .facts import Fact
 from .facts import Kind as FactKind
@@ -43,7 +44,8 @@ class WebhookEvent:
     :param membership_id: what was bought, refunded or disputed; not for ``ignored``.
     :param user: the buyer of a purchase: a user of the host's, a user's id, or None.
     :param reference: the id of the refund or dispute.
-    :param amount_cents: what was paid or refunded; None for a refund of everything.
+    :param amount_cents: what was paid or refunded; None for a refund of everything. A payment
+        of 0 is paid nothing for.
     :param total_cents: of a refund: the whole payment, which tells the proportion. Without it a
         refund takes back everything.
     :param metadata: kept with the conversion, as JSON.
@@ -59,6 +61,18 @@ class WebhookEvent:
     total_cents: int | None = None
     metadata: dict[str, t.Any] | None = None
     reason: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse amounts that would come out as another sum.
+
+        :raises InvalidEvent: where an amount is not a whole number of cents from 0.
+        """
+        for name in ("amount_cents", "total_cents"):
+            cents = getattr(self, name)
+            if cents is None:
+                continue
+            if not isinstance(cents, int) or isinstance(cents, bool) or not 0 <= cents < 2**63:
+                raise InvalidEvent(f"The event's {name} is no whole number of cents from 0.")
 
 
 class Headers(t.Protocol):
@@ -79,8 +93,8 @@ _FACTS = {
 def handle(state: State, provider: str, event: WebhookEvent) -> str:
     """Let an event take effect in ``db.session``, unless it did before; the caller commits.
 
-    :return: the outcome, which is kept with the event: ``duplicate``, ``unknown_user``, why it
-        was ignored, or the reason of the conversion or reversal.
+    :return: the outcome, which is kept with the event: ``duplicate``, ``unknown_user``,
+        ``no_money``, why it was ignored, or the reason of the conversion or reversal.
     """
     events = state.models.ReferralEvent.__table__
     session = state.db.session()
@@ -115,6 +129,9 @@ def _effect(state: State, event: WebhookEvent) -> str:
     if event.kind is Kind.IGNORED:
         return event.reason or event.kind
     membership_id = event.membership_id or ""
+    if event.amount_cents == 0 and event.kind in (Kind.PURCHASE, Kind.REFUND):
+        # A trial or a free plan, and a refund of nothing.
+        return "no_money"
     if event.kind is Kind.PURCHASE:
         return _purchase(state, event, membership_id)
     everything = event.amount_cents is None or not event.total_cents

@@ -146,9 +146,8 @@ def held_session(state: State) -> Session | None:
     if not scoped.registry.has():
         return None
     session: Session = scoped()
-    # A session that was joined to a connection sees what others cannot, as in hosts' tests.
-    is_joined = isinstance(session.get_bind(**_bind_arguments(state)), sa.Connection)
-    return session if is_joined or session.in_transaction() else None
+    # A session that was joined to a connection sees what others cannot.
+    return session if state.is_joined(session) or session.in_transaction() else None
 
 
 def _bind_arguments(state: State) -> dict[str, t.Any]:

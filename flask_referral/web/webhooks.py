@@ -43,12 +43,21 @@ def receive(provider: str) -> ResponseReturnValue:
         return error_response("The signature of this delivery is not valid.", 401)
     except InvalidEvent as error:
         return error_response(str(error), 400)
-    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+    except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+        if not _is_away(error):
+            raise
         current_app.logger.error("A webhook of %s has to wait", provider, exc_info=error)
         response = error_response("The database is away; send this delivery again later.", 503)
         response.headers["Retry-After"] = str(_RETRY_AFTER)
         return response
     return jsonify(outcome=outcome)
+
+
+def _is_away(error: sa.exc.DBAPIError | sa.exc.TimeoutError) -> bool:
+    if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
+        # Drivers do not agree on what a connection that breaks is.
+        return True
+    return isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError)
 
 
 def _reader(state: State, provider: str) -> WebhookReader:

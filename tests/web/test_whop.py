@@ -317,14 +317,14 @@ def test_another_provider(make: MakeHost) -> None:
                 user=data["client_reference_id"],
                 amount_cents=data["amount_total"],
             )
-        if event["type"] == "charge.refunded":
+        if event["type"] == "refund.created":
             return WebhookEvent(
                 id=event["id"],
                 kind=Kind.REFUND,
                 membership_id=data["payment_intent"],
-                reference=event["id"],
-                amount_cents=data["amount_refunded"],
-                total_cents=data["amount"],
+                reference=data["id"],
+                amount_cents=data["amount"],
+                total_cents=5000,
             )
         if event["type"] == "broken":
             raise InvalidEvent("This event is broken.")
@@ -352,8 +352,8 @@ def test_another_provider(make: MakeHost) -> None:
     }
     refunded = {
         "id": "evt_2",
-        "type": "charge.refunded",
-        "data": {"object": {"payment_intent": "pi_1", "amount_refunded": 2500, "amount": 5000}},
+        "type": "refund.created",
+        "data": {"object": {"id": "re_1", "payment_intent": "pi_1", "amount": 2500}},
     }
     assert post(bought, sign=False).status_code == 401
     assert post({**bought, "type": "broken"}).status_code == 400
