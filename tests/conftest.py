@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 import tempfile
 import typing as t
 from pathlib import Path
@@ -16,6 +17,13 @@ from .host import make_host
 from .visiting import Clock
 
 _numbers = itertools.count(1)
+
+
+@sa.event.listens_for(sa.Engine, "connect")
+def _do_not_wait_for_the_disk(connection: t.Any, record: t.Any) -> None:
+    # Speed only, as fsync = off below.
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
 
 
 class MakeHost(t.Protocol):

