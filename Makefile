@@ -25,6 +25,14 @@ help:  ## this list
 test: $(VENV)/.test  ## the whole suite, on SQLite and an embedded PostgreSQL
 	$(BIN)/python -m pytest
 
+.PHONY: test-deep
+test-deep: $(VENV)/.test  ## the long forms of the tests of money: histories, threads (half an hour)
+	$(BIN)/python -m pytest -m deep
+
+.PHONY: test-crash
+test-crash: $(VENV)/.test  ## kill servers and programs in the middle of sales, 24 times
+	$(BIN)/python -m pytest -m crash
+
 .PHONY: lint
 lint: $(VENV)/.lint $(VENV)/.test  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -20,15 +20,22 @@ class Facts:
     won: set[str] = dataclasses.field(default_factory=set)
     voided: bool = False
 
-    def due(self, bonus: int) -> int:
-        """Return how much of a bonus has to be taken back."""
-        if self.voided or self.opened - self.won or None in self.refunds.values():
-            return bonus
-        cents = sum(part for part in self.refunds.values() if isinstance(part, int))
-        share = sum(
-            (part for part in self.refunds.values() if isinstance(part, Fraction)), Fraction(0)
-        )
-        return min(bonus, cents + int(bonus * share + HALF))
+    def due(self, bonus: int) -> Fraction:
+        """Return which part of the bonuses has to be taken back.
+
+        :param bonus: the referrer's, in cents, which refunds without a share are cents of.
+        """
+        parts = list(self.refunds.values())
+        if self.voided or self.opened - self.won or None in parts:
+            return Fraction(1)
+        if not bonus and any(isinstance(part, int) for part in parts):
+            return Fraction(1)
+        shares = [
+            part if isinstance(part, Fraction) else Fraction(part, bonus)
+            for part in parts
+            if part is not None
+        ]
+        return min(Fraction(1), sum(shares, Fraction(0)))
 
 
 @dataclasses.dataclass
@@ -190,11 +197,10 @@ class Model:
         return self._reconcile(conversion)
 
     def _reconcile(self, conversion: Conversion) -> Answer:
-        base = conversion.bonus or conversion.referred_bonus
-        due = self.facts[conversion.membership].due(base)
-        gone = due == base
-        referred_due = int(Fraction(conversion.referred_bonus * due, base) + HALF)
-        due = due if conversion.bonus else 0
+        part = self.facts[conversion.membership].due(conversion.bonus)
+        due = int(conversion.bonus * part + HALF)
+        referred_due = int(conversion.referred_bonus * part + HALF)
+        gone = (due, referred_due) == (conversion.bonus, conversion.referred_bonus)
         before = conversion.shortfall
         change = due - conversion.reversed
         referred_change = referred_due - conversion.referred_reversed

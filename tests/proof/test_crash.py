@@ -197,7 +197,7 @@ def test_kills(server: Server, writers: Writers, kills: int) -> None:
     with host.app.app_context():
         found = audit(host.db.session, host)
         rows = host.db.session.execute(sa.select(host.User.name, host.User.id)).all()
-        names = {name: id for name, id in rows}
+        names = dict(t.cast(t.Any, rows))
     balances: dict[t.Any, int] = collections.Counter()
     for writer in range(WRITERS):
         for sale in range(last + 1):
