@@ -100,10 +100,7 @@ def log_out() -> ResponseReturnValue:
 @blueprint.get("/account")
 @login_required
 def account() -> str:
-    code = referral.models.ReferralCode
-    own = db.session.scalar(sa.select(code.code).where(code.user_id == current_user.id))
-    link = referral.link_for(current_user) if own else None
-    return render_template("account.html", code=own, link=link)
+    return render_template("account.html", stats=referral.stats(current_user))
 
 
 @blueprint.post("/account/code")
