@@ -34,6 +34,10 @@ class RowSecurityUnavailable(ReferralError):
     """Row level security is not available here."""
 
 
+class GrantRefused(ReferralError):
+    """The rights were not granted and nothing was changed."""
+
+
 class InvalidSignature(ReferralError):
     """The webhook's signature does not match its body."""
 

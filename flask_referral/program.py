@@ -191,11 +191,12 @@ class Program:
 
         Inside the block the session sees that user's rows of the referral tables and nothing
         else, whatever is committed, rolled back or raised in it. Blocks nest. Pending changes
-        are flushed on entry, before the security applies.
+        are flushed on entry, before the security applies. Only this session is bound: not
+        connections of your own, nor the one that follows a ``db.session.remove()``.
 
         :param user: a user object or a user id.
-        :raises RowSecurityUnavailable: on SQLite, without ``REFERRAL_RLS_ROLE``, or where the
-            connection may not take that role.
+        :raises RowSecurityUnavailable: on SQLite, in AUTOCOMMIT, without ``REFERRAL_RLS_ROLE``,
+            where the connection may not take that role, or where no policy binds it.
         """
         state = self.state
         user_id = identity.user_id(state, user)

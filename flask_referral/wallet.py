@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from .errors import ReferralError
-from .rls import sqlstate
+from .locks import sqlstate
 
 if t.TYPE_CHECKING:
     from .models import Models

@@ -57,11 +57,13 @@ END
 
 
 def key_column(kind: str) -> sa.Column[t.Any]:
-    """Return a primary key column of one of :data:`KEYS`."""
+    """Return a primary key column of one of :data:`KEYS`, or a UUID that is stored as text."""
     if kind == "int":
         return sa.Column("id", sa.Integer, primary_key=True)
     if kind == "uuid":
         return sa.Column("id", sa.Uuid, primary_key=True, default=uuid.uuid4)
+    if kind == "hex":
+        return sa.Column("id", sa.Uuid(native_uuid=False), primary_key=True, default=uuid.uuid4)
     return sa.Column("id", sa.String(26), primary_key=True, default=lambda: uuid.uuid4().hex[:26])
 
 

@@ -10,6 +10,7 @@ from .codes import code
 from .db import db
 from .doctor import doctor
 from .group import referral
+from .rls import rls
 
 __all__ = ["referral"]
 
@@ -20,3 +21,4 @@ referral.add_command(reattribute)
 referral.add_command(doctor)
 referral.add_command(rollup)
 referral.add_command(purge)
+referral.add_command(rls)
