@@ -129,6 +129,14 @@ def test_the_role_has_the_owners_rights(roles: Host) -> None:
     assert f"owner '{LOGIN}'" in finding(roles, "row-security-role", "fault")
 
 
+def test_a_restrictive_policy_shows_nothing(postgresql_host: Host) -> None:
+    execute(
+        postgresql_host,
+        "CREATE POLICY strict ON referral_clicks AS RESTRICTIVE TO PUBLIC USING (true)",
+    )
+    assert ill(postgresql_host) == {}
+
+
 @pytest.mark.parametrize("to", ["PUBLIC", ROLE, LOGIN])
 def test_a_policy_shows_everything(roles: Host, to: str) -> None:
     """A policy for PUBLIC, for the role, or for a role that it is a member of."""
