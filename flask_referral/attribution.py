@@ -54,8 +54,6 @@ def attribute(
         if code is None:
             return Attribution(AttributionReason.window_over, code=touch.code)
         touch = None
-    if touch is not None and code is not None and touch.code != code:
-        touch = None
     sought = code if code is not None else t.cast(Touch, touch).code
 
     found = _look_up(db, models, settings, user_id, touch and touch.click_id, sought)
@@ -220,13 +218,14 @@ def _bind(
     now: dt.datetime,
 ) -> ReferralClickMixin | None:
     click = models.ReferralClick
+    other = click.__table__.alias("other")
     statement = (
         sa.update(click)
         .where(
             click.id == click_id,
             click.referred_user_id.is_(None),
             click.referrer_user_id != user_id,
-            ~_is_bound(models, user_id),
+            ~sa.exists().where(other.c.referred_user_id == user_id),
         )
         .values(referred_user_id=user_id, bound_at=now)
         .returning(click)
@@ -248,9 +247,7 @@ def _insert_bound(
         "clicked_at": sa.literal(now, click.c.clicked_at.type),
         "bound_at": sa.literal(now, click.c.bound_at.type),
     }
-    row = sa.select(*values.values()).where(
-        owner.code == code, owner.user_id != user_id, ~_is_bound(models, user_id)
-    )
+    row = sa.select(*values.values()).where(owner.code == code, owner.user_id != user_id)
     insert = clicks.insert_for(_dialect(db, models), models.ReferralClick)
     return _first(
         db,
@@ -258,11 +255,6 @@ def _insert_bound(
         .on_conflict_do_nothing()
         .returning(models.ReferralClick),
     )
-
-
-def _is_bound(models: Models, user_id: t.Any) -> sa.ColumnElement[bool]:
-    other = models.ReferralClick.__table__.alias("other")
-    return sa.exists().where(other.c.referred_user_id == user_id)
 
 
 def _lost_race(

@@ -423,13 +423,17 @@ class TestTransaction:
                 host.db.session.scalar(sa.select(host.User).filter_by(name="not flushed")) is None
             )
 
-    def test_user_with_a_key_of_its_own_that_is_not_flushed(self, make: MakeHost) -> None:
+    @pytest.mark.parametrize("by_id", [True, False])
+    def test_user_with_a_key_of_its_own_that_is_not_flushed(
+        self, make: MakeHost, by_id: bool
+    ) -> None:
         host = make(key="str")
         _, code = add_referrer(host)
         with request_with(host, visit(host, code)):
             user = host.User(id="ada")
             host.db.session.add(user)
-            assert host.referral.attribute(user).reason is Reason.attributed
+            result = host.referral.attribute("ada" if by_id else user)
+            assert result.reason is Reason.attributed
             host.db.session.commit()
         assert [referred for _, referred, _ in bound(host)] == ["ada"]
 
@@ -587,6 +591,34 @@ class TestAutomatically:
             host.db.session.add_all([host.User(), host.User()])
             host.db.session.commit()
         assert len(bound(host)) == 2
+
+    def test_application_that_shares_the_class(self, clock: Clock) -> None:
+        db = SQLAlchemy()
+
+        class User(db.Model):  # type: ignore[name-defined,misc]
+            __tablename__ = "users"
+            id = sa.Column(sa.Integer, primary_key=True)
+
+        referral = Referral()
+        found = {}
+        for name, on in (("on", True), ("off", False)):
+            app = Flask(name)
+            app.config.update(SQLALCHEMY_DATABASE_URI="sqlite://", SECRET_KEY="for tests only")
+            app.config["REFERRAL_AUTO_ATTRIBUTE"] = on
+            db.init_app(app)
+            referral.init_app(app, db, user_model=User)
+            with app.app_context():
+                db.create_all()
+                db.session.add(User(id=1))
+                code = referral.get_or_create_code(1).code
+                db.session.commit()
+                cookie = app.test_client().get(f"/r/{code}").headers["Set-Cookie"].partition(";")
+                with app.test_request_context(headers={"Cookie": cookie[0]}):
+                    db.session.add(User(id=2))
+                    db.session.commit()
+                click = referral.models.ReferralClick
+                found[name] = db.session.scalars(sa.select(click.referred_user_id)).all()
+        assert found == {"on": [2], "off": [None]}
 
     def test_table_users(self) -> None:
         db = SQLAlchemy()
