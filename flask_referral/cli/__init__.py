@@ -7,10 +7,18 @@ from .clicks import purge
 from .clicks import rollup
 from .codes import backfill
 from .codes import code
+from .conversions import convert
+from .conversions import mature
+from .conversions import release
+from .conversions import reverse
+from .conversions import void
 from .db import db
 from .doctor import doctor
 from .group import referral
 from .rls import rls
+from .users import erase
+from .users import export
+from .users import stats
 
 __all__ = ["referral"]
 
@@ -22,3 +30,11 @@ referral.add_command(doctor)
 referral.add_command(rollup)
 referral.add_command(purge)
 referral.add_command(rls)
+referral.add_command(stats)
+referral.add_command(convert)
+referral.add_command(reverse)
+referral.add_command(mature)
+referral.add_command(release)
+referral.add_command(void)
+referral.add_command(export)
+referral.add_command(erase)
