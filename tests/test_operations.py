@@ -515,14 +515,23 @@ class TestErase:
             "The code is removed; 1 click deleted, 0 visits of the user's own cleared.\n"
         )
 
-    def test_all_or_nothing(self, make: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-        host = make()
+    def test_all_or_nothing(
+        self, database_url: str, host_on: t.Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Through an engine in AUTOCOMMIT, too."""
+        host = host_on(database_url)
         referrer = Referrer(host)
         says(host, "convert", str(sign_up(referrer)), "mem_1")
         before = says(host, "export", str(referrer.id))
         other = Referrer(host)
         monkeypatch.setattr("flask_referral.codes.generate_referral_code", lambda: other.code)
-        assert "The database refused" in refused(host, "erase", str(referrer.id), "--yes")
+        autocommit = host_on(
+            database_url,
+            migrate=False,
+            SQLALCHEMY_ENGINE_OPTIONS={"isolation_level": "AUTOCOMMIT"},
+        )
+        for each in (host, autocommit):
+            assert "The database refused" in refused(each, "erase", str(referrer.id), "--yes")
         assert says(host, "export", str(referrer.id)) == before
 
     def test_a_purchase_on_its_way_is_waited_for(self, make_postgresql: MakeHost) -> None:

@@ -17,11 +17,14 @@ T = t.TypeVar("T")
 
 @contextlib.contextmanager
 def connection() -> t.Iterator[sa.Connection]:
-    """Yield a connection on which a batch sees what others committed while it waited."""
+    """Yield a connection in a transaction, which sees what others committed while it waited.
+
+    Whatever the application's engine is set to, AUTOCOMMIT included.
+    """
     with state().engine.connect() as made:
-        if made.dialect.name == "postgresql":
-            made = made.execution_options(isolation_level="READ COMMITTED")
-        yield made
+        is_postgresql = made.dialect.name == "postgresql"
+        level = "READ COMMITTED" if is_postgresql else "SERIALIZABLE"
+        yield made.execution_options(isolation_level=level)
 
 
 def run(
