@@ -113,12 +113,13 @@ def test_the_kinds_of_money(make: MakeHost, at_noon: Clock, rolled_up: bool) -> 
         referrer.convert(moment, "pending", 90, taken=20)
         referrer.convert(moment, "held", 5)
         referrer.convert(moment, "void", 4000, taken=4000)
+        referrer.convert(moment, "void", 1, taken=1)
     if rolled_up:
         host.cli("rollup")
     found = referrer.stats(366)
     assert found["totals"] == {
-        "clicks": 12,
-        "signups": 12,
+        "clicks": 14,
+        "signups": 14,
         "conversions": 10,
         "earned_cents": 3600,
         "pending_cents": 150,
@@ -126,8 +127,8 @@ def test_the_kinds_of_money(make: MakeHost, at_noon: Clock, rolled_up: bool) -> 
     }
     assert found["daily"][-1] == {
         "date": "2026-03-15",
-        "clicks": 6,
-        "signups": 6,
+        "clicks": 7,
+        "signups": 7,
         "conversions": 5,
         "earned_cents": 1800,
     }
@@ -337,6 +338,12 @@ class TestApi:
                 host.cli("rollup")
             host.current_user = host.add_user()
             assert host.client().get(URL).get_json()["code"] is None
+            # It is the role that reads.
+            execute(host, sa.text("REVOKE SELECT ON referral_daily FROM stats_reader"))
+            host.current_user = referrer.id
+            assert host.client().get(URL).status_code == 500
+            with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
+                referrer.stats()
         finally:
             with host.app.app_context(), host.db.engine.begin() as connection:
                 connection.exec_driver_sql("DROP OWNED BY stats_reader")
