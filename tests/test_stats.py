@@ -319,10 +319,8 @@ class TestApi:
         host = make_postgresql(REFERRAL_RLS_ROLE="stats_reader")
         with host.app.app_context(), host.db.engine.begin() as connection:
             connection.exec_driver_sql("CREATE ROLE stats_reader")
-            names = ("codes", "clicks", "conversions", "daily")
-            tables = ", ".join(f"referral_{name}" for name in names)
-            connection.exec_driver_sql(f"GRANT SELECT ON {tables} TO stats_reader")
         try:
+            host.cli("rls", "grant", "--user-role", "stats_reader")
             referrer = Referrer(host)
             rng = random.Random(3)
             add_past(referrer, NOON, rng, days=20)
@@ -334,7 +332,7 @@ class TestApi:
                 with host.statements() as seen:
                     data = host.client().get(URL).get_json()
                 assert data.items() >= expected.items()
-                assert len(seen) == 3
+                assert len([sql for sql in seen if "set_config" not in sql]) == 3
                 host.cli("rollup")
             host.current_user = host.add_user()
             assert host.client().get(URL).get_json()["code"] is None
