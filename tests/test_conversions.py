@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-import threading
 import typing as t
 import uuid
 
@@ -446,107 +445,6 @@ def test_void_is_for_good(make: MakeHost) -> None:
         host.db.session.commit()
         assert held.status == "void"
     assert rows(host, referrer) == []
-
-
-@pytest.mark.parametrize("locked", [True, False])
-def test_many_referred_users_of_one_referrer(
-    make_postgresql: MakeHost, monkeypatch: pytest.MonkeyPatch, locked: bool
-) -> None:
-    """The balance is right with the lock; the control without it goes wrong."""
-    host = make_postgresql(
-        SQLALCHEMY_ENGINE_OPTIONS={"pool_size": 16, "max_overflow": 0, "pool_timeout": 120}
-    )
-    if not locked:
-        monkeypatch.setattr("flask_referral.wallet.lock", lambda *args, **options: None)
-    referrer = host.add_user()
-    for number in range(4 if locked else 40):
-        referred = [refer(host, referrer) for _ in range(16)]
-        barrier = threading.Barrier(16)
-
-        def buy(user: t.Any, number: int = number, barrier: t.Any = barrier) -> None:
-            with host.app.app_context():
-                barrier.wait()
-                host.referral.convert(user, f"mem_{number}_{user}")
-                host.db.session.commit()
-
-        threads = [threading.Thread(target=buy, args=[user]) for user in referred]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        found = rows(host, referrer)
-        assert len(found) == 16 * (number + 1)
-        right = max(after for _, _, after in found) == sum(amount for _, amount, _ in found)
-        assert right or not locked
-        if not right:
-            return
-    assert locked, "the balance stayed right without the lock, so this test shows nothing"
-
-
-def test_sixty_four_threads_one_referred_user(make_postgresql: MakeHost) -> None:
-    host = make_postgresql(
-        SQLALCHEMY_ENGINE_OPTIONS={"pool_size": 64, "max_overflow": 0, "pool_timeout": 120}
-    )
-    referrer = host.add_user()
-    for round_ in range(20):
-        referred = refer(host, referrer)
-        barrier = threading.Barrier(64)
-        results: list[tuple[bool, uuid.UUID, int]] = []
-
-        def buy(
-            number: int,
-            referred: t.Any = referred,
-            barrier: t.Any = barrier,
-            results: t.Any = results,
-            round_: int = round_,
-        ) -> None:
-            with host.app.app_context():
-                barrier.wait()
-                # A redelivery, or another membership of the same user.
-                result = host.referral.convert(referred, f"mem_{round_}_{number % 2}")
-                host.db.session.commit()
-                assert result.conversion is not None
-                results.append((result.created, result.conversion.id, result.bonus_cents))
-
-        threads = [threading.Thread(target=buy, args=[number]) for number in range(64)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(results) == 64
-        assert sum(created for created, _, _ in results) == 1
-        assert len({(id, cents) for _, id, cents in results}) == 1
-    assert balance(host, referrer) == 20_000
-
-
-def test_refund_and_purchase_at_once(make_postgresql: MakeHost) -> None:
-    """Neither misses the other: the purchase waits for the refund, or the other way round."""
-    host = make_postgresql()
-    referrer = host.add_user()
-    for number in range(20):
-        referred = refer(host, referrer)
-        barrier = threading.Barrier(2)
-
-        def run(
-            purchase: bool,
-            number: int = number,
-            referred: t.Any = referred,
-            barrier: t.Any = barrier,
-        ) -> None:
-            with host.app.app_context():
-                barrier.wait()
-                if purchase:
-                    host.referral.convert(referred, f"mem_{number}")
-                else:
-                    host.referral.reverse(f"mem_{number}", reason="refund")
-                host.db.session.commit()
-
-        threads = [threading.Thread(target=run, args=[purchase]) for purchase in (True, False)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert balance(host, referrer) == 0
 
 
 def test_repeatable_read_is_refused(make_postgresql: MakeHost) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
-import json
 import typing as t
 from fractions import Fraction
 
@@ -22,9 +21,6 @@ from flask_referral import maturity
 from flask_referral.errors import ReferralError
 from flask_referral.results import Purchase
 from flask_referral.results import Reward
-from flask_referral.webhooks import Headers
-from flask_referral.webhooks import Kind
-from flask_referral.webhooks import WebhookEvent
 
 from ..host import Host
 from ..visiting import browser
@@ -34,6 +30,7 @@ from ..visiting import make_code
 from .audit import audit
 from .model import Conversion
 from .model import Model
+from .writer import read_json
 
 HOLDS = (0, 7)
 LIMITS = (None, 2)
@@ -75,11 +72,6 @@ class World:
 
     def _policy(self, purchase: Purchase) -> Reward:
         return self.reward
-
-
-def read_json(body: bytes, headers: Headers) -> WebhookEvent:
-    fields = json.loads(body)
-    return WebhookEvent(**(fields | {"kind": Kind(fields["kind"])}))
 
 
 class Referrals(hypothesis.stateful.RuleBasedStateMachine):

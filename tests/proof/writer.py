@@ -36,11 +36,12 @@ def make(url: str) -> Host:
         url,
         SQLALCHEMY_ENGINE_OPTIONS={"pool_size": WRITERS, "max_overflow": 0},
     )
-    host.referral.webhook("json")(_read_json)
+    host.referral.webhook("json")(read_json)
     return host
 
 
-def _read_json(body: bytes, headers: Headers) -> WebhookEvent:
+def read_json(body: bytes, headers: Headers) -> WebhookEvent:
+    """Read the fields of an event: a provider without signatures."""
     fields = json.loads(body)
     return WebhookEvent(**(fields | {"kind": Kind(fields["kind"])}))
 
