@@ -363,6 +363,42 @@ def test_a_wallet_that_may_not_go_negative(make: MakeHost) -> None:
     assert balance(host, referrer) == 0
 
 
+def test_a_wallet_that_keeps_what_it_has(make_postgresql: MakeHost) -> None:
+    """A trigger's refusal is an answer: nothing is taken, and the shortfall is recorded."""
+    host = make_postgresql()
+    referrer = host.add_user()
+    with host.app.app_context():
+        host.referral.convert(refer(host, referrer), "mem_1")
+        host.db.session.execute(
+            sa.text(
+                "CREATE FUNCTION frozen() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE EXCEPTION 'this wallet is frozen'; END $$;"
+                "CREATE TRIGGER frozen BEFORE INSERT ON wallet_transactions "
+                "FOR EACH ROW EXECUTE FUNCTION frozen()"
+            )
+        )
+        result = host.referral.reverse("mem_1", reason="refund")
+        host.db.session.commit()
+        assert (result.reversed_cents, result.shortfall_cents) == (0, 1000)
+    assert balance(host, referrer) == 1000
+
+
+def test_a_fault_of_the_wallet_is_no_shortfall(make: MakeHost) -> None:
+    host = make()
+    referrer = host.add_user()
+    with host.app.app_context():
+        host.referral.convert(refer(host, referrer), "mem_1")
+        host.db.session.commit()
+        host.db.session.execute(
+            sa.text("CREATE UNIQUE INDEX forgotten ON wallet_transactions (reference_id)")
+        )
+        host.db.session.commit()
+        with pytest.raises(sa.exc.IntegrityError):
+            host.referral.reverse("mem_1", reason="refund")
+        host.db.session.rollback()
+    assert balance(host, referrer) == 1000
+
+
 def test_hold_and_maturity(make: MakeHost, now: t.Callable[[dt.datetime], None]) -> None:
     host = make(REFERRAL_HOLD_DAYS=14)
     referrer = host.add_user()

@@ -279,6 +279,55 @@ def test_the_database_is_away(make_sqlite: MakeHost, tmp_path: t.Any) -> None:
     assert answer.headers["Retry-After"] == "60"
 
 
+def test_the_connection_breaks(make_postgresql: MakeHost) -> None:
+    """Whatever the driver calls it, the provider is asked to try again, and that works."""
+    host = make_postgresql(**CONFIG)
+    referrer = host.add_user()
+    event = payment(refer(host, referrer))
+    with host.app.app_context():
+        engine = host.db.engine
+
+    def cut(connection: t.Any, cursor: t.Any, statement: str, *rest: t.Any) -> None:
+        if "INSERT INTO wallet_transactions" in statement:
+            sa.event.remove(engine, "before_cursor_execute", cut)
+            pid = connection.connection.dbapi_connection.info.backend_pid
+            with sa.create_engine(engine.url).connect() as other:
+                other.execute(sa.select(sa.func.pg_terminate_backend(pid, 60_000)))
+
+    sa.event.listen(engine, "before_cursor_execute", cut)
+    assert deliver(host, event, id="msg_1").status_code == 503
+    assert rows(host, referrer) == []
+    assert deliver(host, event, id="msg_1").get_json() == {"outcome": "converted"}
+    assert balance(host, referrer) == 1000
+
+
+@pytest.mark.parametrize("field", ["amount_cents", "total_cents"])
+@pytest.mark.parametrize("cents", [-1, 0.5, True, "100", 2**63])
+def test_amounts_that_are_none(field: str, cents: t.Any) -> None:
+    with pytest.raises(InvalidEvent, match=f"{field} is no whole number of cents"):
+        WebhookEvent(id="e", kind=Kind.REFUND, **{field: cents})
+
+
+@pytest.mark.parametrize("kind", [Kind.PURCHASE, Kind.REFUND])
+def test_no_money_at_any_provider(make_sqlite: MakeHost, kind: Kind) -> None:
+    host = make_sqlite()
+    referrer = host.add_user()
+    referred = refer(host, referrer)
+    if kind is Kind.REFUND:
+        with host.app.app_context():
+            host.referral.convert(referred, "mem_1")
+            host.db.session.commit()
+    before = balance(host, referrer)
+
+    @host.referral.webhook("shop")
+    def shop(body: bytes, headers: Headers) -> WebhookEvent:
+        return WebhookEvent(id="e", kind=kind, membership_id="mem_1", user=referred, amount_cents=0)
+
+    answer = host.client().post("/api/referral/webhooks/shop", data=b"")
+    assert answer.get_json() == {"outcome": "no_money"}
+    assert balance(host, referrer) == before
+
+
 @pytest.mark.parametrize("csrf_first", [True, False])
 def test_csrf_protection_leaves_webhooks_alone(make_sqlite: MakeHost, csrf_first: bool) -> None:
     host = make_sqlite(**CONFIG)
