@@ -6,7 +6,9 @@ import typing as t
 
 import sqlalchemy as sa
 
+from ..grants import USER_TABLES
 from ..locks import sqlstate
+from ..tables import VERSION_TABLE
 from .findings import Check
 from .findings import fault
 from .findings import Finding
@@ -14,7 +16,7 @@ from .findings import ok
 from .findings import Patient
 from .findings import warning
 
-#: The policies of the shipped revisions, by table; users have nothing on the other tables.
+#: The policies of the shipped revisions, by table.
 POLICIES = {
     "referral_codes": ("referral_codes_select_own", "referral_codes_insert_own"),
     "referral_clicks": ("referral_clicks_select_own",),
@@ -80,7 +82,7 @@ def in_place(patient: Patient) -> t.Iterator[Finding]:
             )
         return
     with patient.connect() as connection:
-        for table in _tables(patient, connection):
+        for table in _tables(patient, connection, patient.state.models.table_names):
             if not table.secured:
                 yield fault(
                     f"Row level security is switched off on {table.name}, so its policies bind "
@@ -108,7 +110,7 @@ def role(patient: Patient) -> t.Iterator[Finding]:
 
 
 def _role(patient: Patient, connection: sa.Connection, name: str) -> t.Iterator[Finding]:
-    tables = _tables(patient, connection)
+    tables = _tables(patient, connection, patient.state.models.table_names)
     owners = sorted({table.owner for table in tables})
     found = connection.execute(_ROLE, {"role": name, "owners": owners}).one_or_none()
     grant = f"Run flask referral rls grant --user-role {name} as the tables' owner."
@@ -141,7 +143,7 @@ def _role(patient: Patient, connection: sa.Connection, name: str) -> t.Iterator[
             "REFERRAL_RLS_ROLE, so each user sees everybody's.",
             f"Take the policy, or the role that it is for, away from {name!r}.",
         )
-    readable = [table.oid for table in tables if table.name in POLICIES]
+    readable = [table.oid for table in tables if table.name in USER_TABLES]
     if _lacks(connection, readable, name, ["SELECT"]):
         yield fault(
             f"The role {name!r} of REFERRAL_RLS_ROLE may not read the referral tables.", grant
@@ -160,7 +162,8 @@ def _role(patient: Patient, connection: sa.Connection, name: str) -> t.Iterator[
 def login(patient: Patient) -> t.Iterator[Finding]:
     """Whether the application itself sees and writes all rows."""
     with patient.connect() as connection:
-        tables = _tables(patient, connection)
+        tables = _tables(patient, connection, patient.state.models.table_names)
+        version = _tables(patient, connection, [VERSION_TABLE])
         name = connection.scalar(sa.text("SELECT current_user"))
         oids = [table.oid for table in tables]
         wide = connection.execute(_WIDE, {"oids": oids, "role": name}).all()
@@ -168,7 +171,12 @@ def login(patient: Patient) -> t.Iterator[Finding]:
         hidden = [
             table.name for table in tables if table.binds_login and table.oid not in open_tables
         ]
-        lacking = _lacks(connection, oids, name, list(_RIGHTS))
+        lacking = [
+            *_lacks(connection, oids, name, list(_RIGHTS)),
+            *_lacks(connection, [table.oid for table in version], name, ["SELECT"]),
+        ]
+    if not tables:
+        yield ok("There are no referral tables yet that the application's login could work on.")
     cure = (
         f"Run flask referral rls grant --user-role ROLE --service-role {name} as the tables' owner."
     )
@@ -187,12 +195,11 @@ def login(patient: Patient) -> t.Iterator[Finding]:
         )
 
 
-def _tables(patient: Patient, connection: sa.Connection) -> t.Sequence[t.Any]:
-    names = [
-        f"{_quote(connection, patient.schema)}.{name}" if patient.schema else name
-        for name in sorted(patient.state.models.table_names)
-    ]
-    return connection.execute(_TABLES, {"names": names}).all()
+def _tables(
+    patient: Patient, connection: sa.Connection, names: t.Iterable[str]
+) -> t.Sequence[t.Any]:
+    prefix = f"{_quote(connection, patient.schema)}." if patient.schema else ""
+    return connection.execute(_TABLES, {"names": [prefix + name for name in names]}).all()
 
 
 def _lacks(
@@ -224,7 +231,8 @@ CHECKS = (
         "database-login",
         login,
         "The application's login may work on all rows.",
-        _NEEDS,
+        # Without its rights it cannot even read how far the migrations are.
+        ("database",),
         _on_postgresql,
     ),
 )

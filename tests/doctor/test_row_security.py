@@ -15,6 +15,7 @@ from .conftest import execute
 from .conftest import finding
 from .conftest import HEALTHY
 from .conftest import ill
+from .conftest import replace_trigger
 from .conftest import ROLE
 
 LOGIN = "doctor_login"
@@ -94,6 +95,9 @@ def test_policies_are_missing(postgresql_host: Host) -> None:
         "referral_conversions_select_own": "referral_conversions",
         "referral_daily_select_own": "referral_daily",
     }
+    with postgresql_host.app.app_context(), postgresql_host.db.engine.connect() as connection:
+        there = connection.execute(sa.text("SELECT polname::text FROM pg_policy")).scalars()
+        assert set(there) == set(policies)
     script = postgresql_host.cli("db", "upgrade", "--sql").stdout
     for policy, table in policies.items():
         execute(postgresql_host, f"DROP POLICY {policy} ON {table}")
@@ -178,3 +182,34 @@ def test_a_login_that_may_not_take_the_role(roles: Host, as_login: Host) -> None
     open_all(roles)
     execute(roles, f"REVOKE {ROLE} FROM {LOGIN}")
     assert "may not take the role" in finding(as_login, "row-security-role", "fault")
+
+
+def test_rls_grant_mends_it(make_postgresql: MakeHost, postgresql_url: str) -> None:
+    """What the cures tell the reader to run is all that is needed."""
+    owner = make_postgresql(REFERRAL_RLS_ROLE="mended_user", **HEALTHY)
+    replace_trigger(owner, "LOCK TABLE wallet_transactions;")
+    url = sa.make_url(postgresql_url).set(username="mended_login")
+    login = make_host(
+        url.render_as_string(hide_password=False), REFERRAL_RLS_ROLE="mended_user", **HEALTHY
+    )
+    execute(
+        owner,
+        "CREATE ROLE mended_user NOLOGIN",
+        "CREATE ROLE mended_login LOGIN",
+        "GRANT SELECT ON users, wallet_transactions TO mended_login",
+    )
+    try:
+        assert ill(owner) == {"row-security-role": "fault"}
+        owner.cli("rls", "grant", "--user-role", "mended_user")
+        assert ill(owner) == {}
+        said = {each["check"]: each for each in examine(login)}["database-login"]
+        assert said["level"] == "fault"
+        assert "SELECT on referral_alembic_version" in said["message"]
+        assert "--service-role mended_login" in said["cure"]
+        owner.cli("rls", "grant", "--user-role", "mended_user", "--service-role", "mended_login")
+        assert ill(login) == {}
+        assert ill(owner) == {}
+    finally:
+        login.close()
+        execute(owner, "DROP OWNED BY mended_user, mended_login")
+        execute(owner, "DROP ROLE mended_user, mended_login")
