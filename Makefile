@@ -23,7 +23,7 @@ help:  ## this list
 
 .PHONY: test
 test: $(VENV)/.test  ## the whole suite, on SQLite and an embedded PostgreSQL
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical
 
 .PHONY: test-deep
 test-deep: $(VENV)/.test  ## the long forms of the tests of money: histories, threads (half an hour)
