@@ -103,7 +103,10 @@ def _held(
         raise _unknown(conversion_id)
     conversion = locked[0]
     if conversion.status not in statuses:
-        cure = "; use reverse for it" if conversion.status in ("credited", "reversed") else ""
+        cure = {
+            "credited": "; use reverse to take it back",
+            "pending": "; it is credited by mature when it is due, or given up by void",
+        }.get(conversion.status, "; there is nothing left to decide")
         raise ReferralError(
             f"Conversion {conversion_id} is {conversion.status}, not {' or '.join(statuses)}{cure}."
         )

@@ -166,20 +166,19 @@ class Program:
     def stats(self, user: t.Any, days: int = stats.DEFAULT_DAYS) -> Stats:
         """Return what a user's code has brought: totals, and a series by day (UTC).
 
-        A read: it makes no code, so ``code`` and ``link`` are None until there is one. Three
+        A read: it makes no code, so ``code`` and ``link`` are None until there is one; ``link``
+        is None too where the address of links is not known (see :meth:`link_for`). Three
         statements, whatever the number of clicks.
 
         :param user: a user object or a user id.
         :param days: how many days the series has, 1 to 366; today is the last.
         :raises UnknownUser: where there is no such user.
-        :raises ConfigurationError: where the address of the link is not known; see
-            :meth:`link_for`.
         :raises ReferralError: where ``days`` is out of bounds.
         """
         state = self.state
         user_id = identity.user_id(state, user)
         session = state.db.session()
-        link = functools.partial(links.share_link, state)
+        link = functools.partial(links.known_link, state)
         with state.acting_as(user_id):
             found = stats.collect(session, state.models, user_id, days, now=clock.now(), link=link)
         if found.code is None:

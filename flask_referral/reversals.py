@@ -143,12 +143,13 @@ def _move(ledger: Ledger, conversion: ReferralConversionMixin, user_id: t.Any, c
     """Take cents out of a wallet, or put -cents in; return what was taken."""
     if cents == 0 or ledger.wallet is None:
         return cents
+    bonus = "Referral" if user_id == conversion.referrer_user_id else "Welcome"
     entry = wallet.Entry(
         user_id,
         -cents,
         wallet.ADJUSTMENT,
         conversion.id,
-        "Referral bonus taken back" if cents > 0 else "Referral bonus given back",
+        f"{bonus} bonus {'taken' if cents > 0 else 'given'} back",
         {"whop_membership_id": conversion.whop_membership_id},
     )
     if cents > 0:

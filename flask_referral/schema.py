@@ -65,7 +65,15 @@ def upgrade_sql(revision: str = "head") -> str:
 
 
 def downgrade_sql(revision: str) -> str:
-    """Return a downgrade, ``from:to``, as a PostgreSQL script; asks no database."""
+    """Return a downgrade as a PostgreSQL script; asks no database.
+
+    :param revision: ``from:to``; without ``from`` it begins at the newest revision, and ``-1``
+        is one step.
+    """
+    if ":" not in revision:
+        steps = history()
+        to = steps[-1].down_revision if revision == "-1" else revision
+        revision = f"{steps[-1].revision}:{to}"
     return _sql(command.downgrade, revision)
 
 

@@ -83,6 +83,9 @@ class Headers(t.Protocol):
 
 WebhookReader = t.Callable[[bytes, Headers], WebhookEvent]
 
+#: The outcome of a purchase whose buyer could not be found.
+UNKNOWN_USER = "unknown_user"
+
 _FACTS = {
     Kind.REFUND: FactKind.refund,
     Kind.DISPUTE_OPENED: FactKind.dispute_opened,
@@ -100,7 +103,8 @@ def handle(state: State, provider: str, event: WebhookEvent) -> str:
     session = state.db.session()
     is_sqlite = session.get_bind(state.models.ReferralEvent).dialect.name == "sqlite"
     insert: t.Any = (sqlite if is_sqlite else postgresql).insert(events)
-    # First, so that a second delivery waits for the outcome of this one.
+    # First, so that a second delivery waits for the outcome of this one. One whose buyer was not
+    # known is tried again: somebody may have mended that.
     new = session.execute(
         insert.values(
             provider=provider,
@@ -111,7 +115,11 @@ def handle(state: State, provider: str, event: WebhookEvent) -> str:
             amount_cents=event.amount_cents,
             base_cents=event.total_cents,
         )
-        .on_conflict_do_nothing()
+        .on_conflict_do_update(
+            index_elements=[events.c.provider, events.c.event_id],
+            set_={"outcome": "received"},
+            where=events.c.outcome == UNKNOWN_USER,
+        )
         .returning(events.c.event_id)
     ).first()
     if new is None:
@@ -148,11 +156,11 @@ def _effect(state: State, event: WebhookEvent) -> str:
 
 def _purchase(state: State, event: WebhookEvent, membership_id: str) -> str:
     if event.user is None:
-        return "unknown_user"
+        return UNKNOWN_USER
     try:
         user_id = identity.user_id(state, event.user)
     except UnknownUser:
-        return "unknown_user"
+        return UNKNOWN_USER
     return conversions.convert(
         state.ledger,
         user_id,

@@ -11,7 +11,6 @@ import typing as t
 import pytest
 import sqlalchemy as sa
 
-from flask_referral.errors import ConfigurationError
 from flask_referral.errors import ReferralError
 from flask_referral.errors import UnknownUser
 
@@ -180,10 +179,15 @@ def test_an_unknown_user(make: MakeHost) -> None:
 
 
 def test_a_link_needs_an_address(make_sqlite: MakeHost) -> None:
-    host = make_sqlite()
+    """The totals do not."""
+    host = make_sqlite(TESTING=False)
     referrer = Referrer(host)
-    with host.app.app_context(), pytest.raises(ConfigurationError, match="REFERRAL_BASE_URL"):
-        host.referral.stats(referrer.id)
+    host.current_user = referrer.id
+    with host.app.app_context():
+        found = host.referral.stats(referrer.id)
+        assert (found.code, found.link) == (referrer.code, None)
+    answer = host.client().get(URL)
+    assert (answer.status_code, answer.get_json()["link"]) == (200, None)
 
 
 class TestBudget:

@@ -38,10 +38,6 @@ def upgrade(revision: str, sql: bool) -> None:
 def downgrade(revision: str, sql: bool, yes: bool) -> None:
     """Step back one revision, or to REVISION or "base"."""
     if sql:
-        if ":" not in revision:
-            raise click.UsageError(
-                "With --sql give both ends, as in 0003:0002 or 0003:base; no database is asked."
-            )
         click.echo(schema.downgrade_sql(revision), nl=False)
         return
     if not yes and sys.stdin.isatty():

@@ -23,7 +23,7 @@ from . import webhooks
 from .csrf import exempt_webhooks
 from .errors import error_response
 from .errors import json_errors
-from .links import share_link
+from .links import known_link
 from .origin import refuse_cross_site
 
 _LONGEST_SHOWN = 64
@@ -78,7 +78,7 @@ def stats() -> ResponseReturnValue:
         days = station.checked_days(int(text) if _NUMBER.fullmatch(text) else None)
     except ReferralError as error:
         return error_response(str(error), 400)
-    link = functools.partial(share_link, state)
+    link = functools.partial(known_link, state)
     with database.reading_as(state, user_id) as db:
         found = station.collect(db, state.models, user_id, days, now=clock.now(), link=link)
     return jsonify(found.to_dict())

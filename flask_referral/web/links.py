@@ -110,6 +110,14 @@ def share_link(state: State, code: str) -> str:
     return f"{_base_url(state.settings)}{_path(state.settings, code)}"
 
 
+def known_link(state: State, code: str) -> str | None:
+    """Return :func:`share_link`, or None where no trustworthy host is known."""
+    try:
+        return share_link(state, code)
+    except ConfigurationError:
+        return None
+
+
 def check_base_url(state: State) -> None:
     """Raise what :func:`share_link` would raise."""
     _base_url(state.settings)

@@ -50,6 +50,14 @@ def receive(provider: str) -> ResponseReturnValue:
         response = error_response("The database is away; send this delivery again later.", 503)
         response.headers["Retry-After"] = str(_RETRY_AFTER)
         return response
+    if outcome == webhooks.UNKNOWN_USER:
+        current_app.logger.warning(
+            "The buyer of membership %s is not known (event %s of %s), so nobody is credited; "
+            "flask referral convert USER MEMBERSHIP makes good.",
+            event.membership_id,
+            event.id,
+            provider,
+        )
     return jsonify(outcome=outcome)
 
 

@@ -132,4 +132,8 @@ def test_flask_migrate_prints_the_same(host_on: t.Callable[..., Host], flask_db:
 
 def test_downgrade_needs_both_ends(host_on: t.Callable[..., Host]) -> None:
     host = host_on(NOWHERE, migrate=False)
-    assert "0003:0002" in host.cli("db", "downgrade", "--sql", status=2).stderr
+    newest = schema.history()[-1]
+    assert script(host, "downgrade") == script(
+        host, "downgrade", f"{newest.revision}:{newest.down_revision}"
+    )
+    assert script(host, "downgrade", "base") == script(host, "downgrade", f"{newest.revision}:base")

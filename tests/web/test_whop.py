@@ -207,6 +207,22 @@ def test_never_by_email(make: MakeHost) -> None:
     assert deliver(host, event).get_json() == {"outcome": "unknown_user"}
 
 
+def test_an_unknown_buyer_is_told_and_tried_again(
+    make: MakeHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = make(**CONFIG)
+    referrer = host.add_user()
+    referred = refer(host, referrer)
+    lost = payment(referred, metadata={})
+    for _ in range(2):
+        assert deliver(host, lost, id="msg_a").get_json() == {"outcome": "unknown_user"}
+    assert "The buyer of membership mem_1 is not known" in caplog.text
+    host.referral.whop_user_loader(lambda payload: referred)
+    outcomes = [deliver(host, lost, id="msg_a").get_json()["outcome"] for _ in range(2)]
+    assert outcomes == ["converted", "duplicate"]
+    assert balance(host, referrer) == 1000
+
+
 def test_the_hosts_own_user_loader(make: MakeHost) -> None:
     host = make(**CONFIG)
     referred = refer(host, host.add_user())
