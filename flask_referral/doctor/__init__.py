@@ -12,8 +12,10 @@ from flask import Flask
 from ..errors import ReferralError
 from ..failures import explain
 from ..failures import is_away
+from . import books
 from . import configuration
 from . import database
+from . import life
 from . import row_security
 from . import wallet
 from .findings import Check
@@ -34,6 +36,8 @@ CHECKS: tuple[Check, ...] = (
     *database.CHECKS,
     *row_security.CHECKS,
     *wallet.CHECKS,
+    *books.CHECKS,
+    *life.CHECKS,
 )
 
 _CURE = "Mend that, where need be by giving the application's login the right to read, and repeat."

@@ -13,6 +13,9 @@ from flask import Flask
 if t.TYPE_CHECKING:
     from ..state import State
 
+#: How many of the rows that are wrong are named.
+EXAMPLES = 5
+
 
 class Level(enum.StrEnum):
     """How bad a finding is."""
@@ -50,6 +53,11 @@ def warning(message: str, cure: str, detail: str | None = None) -> Finding:
 
 def fault(message: str, cure: str | None) -> Finding:
     return Finding(Level.FAULT, message, cure)
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """Return a number with what it counts: ``1 wallet has``, ``2,000 wallets have``."""
+    return f"{number:,} {one if number == 1 else many}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,8 @@ import sqlalchemy as sa
 
 from .. import wallet_checks
 from .findings import Check
+from .findings import counted
+from .findings import EXAMPLES
 from .findings import fault
 from .findings import Finding
 from .findings import ok
@@ -25,8 +27,6 @@ NEEDED = (
 )
 #: Filled where they exist.
 OPTIONAL = ("created_at", "status", "description", "metadata")
-#: How many of the wallets that are wrong are named.
-EXAMPLES = 5
 
 _COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _LOCKS = re.compile(
@@ -151,7 +151,7 @@ def balances(patient: Patient) -> t.Iterator[Finding]:
             for row in wrong
         )
         more = ", the first of them" if wrong[0].wallets > len(wrong) else ""
-        wallets = "1 wallet has" if wrong[0].wallets == 1 else f"{wrong[0].wallets} wallets have"
+        wallets = counted(wrong[0].wallets, "wallet has", "wallets have")
         yield fault(
             f"{wallets} a last balance that is not the sum of the amounts{more}: {examples}.",
             "Find the writer that does not lock the user's row before it inserts, then compute "

@@ -1,0 +1,216 @@
+"""Whether what has to happen after a conversion, a click or a delivery does happen."""
+
+from __future__ import annotations
+
+import datetime as dt
+import typing as t
+
+import sqlalchemy as sa
+
+from .. import clock
+from .. import days
+from .. import facts
+from .. import rollup
+from .findings import Check
+from .findings import counted
+from .findings import EXAMPLES
+from .findings import Finding
+from .findings import ok
+from .findings import Patient
+from .findings import warning
+
+#: By then an hourly ``mature`` has failed often.
+LATE = dt.timedelta(days=2)
+#: By then a reviewer has had time.
+REVIEW = dt.timedelta(days=7)
+#: Deliveries before that are nobody's concern any more.
+RECENT = dt.timedelta(days=7)
+#: So many clicks that have no sums make a referrer's statistics slow.
+MANY_CLICKS = 100_000
+#: How many clicks are looked at: more of closed days are too many, whosever they are.
+MOST_CLICKS = 1_000_000
+
+WHOP = "whop"
+
+
+def due(patient: Patient) -> t.Iterator[Finding]:
+    """Whether pending conversions are credited when they are due."""
+    conversion = patient.state.models.ReferralConversion.__table__.c
+    late = _one(
+        patient,
+        sa.select(
+            sa.func.count().label("number"),
+            sa.func.sum(conversion.bonus_cents - conversion.reversed_cents).label("cents"),
+            sa.func.min(conversion.available_at).label("since"),
+        ).where(conversion.status == "pending", conversion.available_at <= clock.now() - LATE),
+    )
+    if late.number:
+        conversions = counted(
+            late.number, "pending conversion has been", "pending conversions have been"
+        )
+        yield warning(
+            f"{conversions} due for more than {LATE.days} days, worth {late.cents} cents, the "
+            f"first since {_day(late.since)}.",
+            "Run flask referral mature, and let cron run it hourly.",
+        )
+
+
+def held(patient: Patient) -> t.Iterator[Finding]:
+    """Whether somebody reviews what is held."""
+    conversion = patient.state.models.ReferralConversion.__table__.c
+    with patient.connect() as connection:
+        rows = connection.execute(
+            sa.select(
+                conversion.id, conversion.converted_at, sa.func.count().over().label("number")
+            )
+            .where(conversion.status == "held")
+            .order_by(conversion.converted_at, conversion.id)
+            .limit(EXAMPLES)
+        ).all()
+    if not rows:
+        return
+    conversions = counted(rows[0].number, "conversion is", "conversions are")
+    first = ", the first of them" if rows[0].number > len(rows) else ""
+    ids = ", ".join(str(row.id) for row in rows)
+    message = f"{conversions} held for a review{first}: {ids}."
+    cure = (
+        "Credit each with flask referral release CONVERSION, or give it up with flask referral "
+        "void CONVERSION."
+    )
+    since = rows[0].converted_at
+    if since is not None and clock.as_utc(since) <= clock.now() - REVIEW:
+        yield warning(f"{message} The oldest has waited since {_day(since)}.", cure)
+    else:
+        yield ok(f"{message} {cure}")
+
+
+def shortfalls(patient: Patient) -> t.Iterator[Finding]:
+    """Whether all that should have been taken back was there."""
+    conversion = patient.state.models.ReferralConversion.__table__.c
+    short = _one(
+        patient,
+        sa.select(
+            sa.func.count().label("number"),
+            sa.func.sum(conversion.shortfall_cents).label("cents"),
+        ).where(conversion.shortfall_cents > 0),
+    )
+    if short.number:
+        yield warning(
+            f"{counted(short.number, 'conversion was', 'conversions were')} refunded when the "
+            f"wallet had too little: {short.cents} cents are missing.",
+            "Nothing takes them later by itself. Settle them with the users, then set "
+            "shortfall_cents of these referral_conversions to 0.",
+        )
+
+
+def sums(patient: Patient) -> t.Iterator[Finding]:
+    """Whether closed days have their sums, where that matters."""
+    models, dialect = patient.state.models, patient.dialect
+    click = models.ReferralClick.__table__.c
+    last = sa.select(sa.func.max(models.ReferralDaily.__table__.c.day)).scalar_subquery()
+    end = rollup.last_closable(clock.now()) + dt.timedelta(days=1)
+    at = days.column(click.clicked_at, dialect)
+    # What can be closed and is not, a range of the index on clicked_at. The LIMIT bounds it.
+    open_clicks = (
+        sa.select(click.referrer_user_id)
+        .where(at >= days.after(last, dialect), at < days.begin(end, dialect))
+        .limit(MOST_CLICKS)
+        .subquery()
+    )
+    number = sa.func.count()
+    worst = _one(
+        patient,
+        sa.select(
+            open_clicks.c.referrer_user_id,
+            number.label("clicks"),
+            sa.func.sum(number).over().label("all"),
+        )
+        .group_by(open_clicks.c.referrer_user_id)
+        .order_by(number.desc(), open_clicks.c.referrer_user_id)
+        .limit(1),
+    )
+    cure = "Run flask referral rollup, and let cron run it nightly."
+    if worst is None:
+        return
+    if worst.all >= MOST_CLICKS:
+        yield warning(f"{MOST_CLICKS:,} or more clicks of past days are not summed up.", cure)
+    elif worst.clicks > MANY_CLICKS:
+        yield warning(
+            f"{worst.clicks:,} clicks of user {worst.referrer_user_id} are of past days and not "
+            "summed up, so that user's statistics are slow.",
+            cure,
+        )
+
+
+def deliveries(patient: Patient) -> t.Iterator[Finding]:
+    """Whether the buyers that webhooks tell of are found."""
+    event = patient.state.models.ReferralEvent.__table__.c
+    with patient.connect() as connection:
+        rows = connection.execute(
+            sa.select(event.provider, event.outcome, sa.func.count().label("number"))
+            .where(
+                event.provider != facts.OWN,
+                event.outcome.in_(("unknown_user", "other_company")),
+                event.received_at >= clock.now() - RECENT,
+            )
+            .group_by(event.provider, event.outcome)
+            .order_by(event.outcome, event.provider)
+        ).all()
+    settings, loaders = patient.state.settings, patient.state.loaders
+    if not rows and settings.whop_webhook_secret and loaders.whop_user is None:
+        yield ok(
+            "Whop's buyers are found by the checkout's metadata alone, since no function is named "
+            "with @referral.whop_user_loader; none was missed in the last "
+            f"{RECENT.days} days."
+        )
+    for row in rows:
+        if row.outcome == "unknown_user":
+            yield warning(
+                f"{counted(row.number, 'purchase', 'purchases')} of the last {RECENT.days} days "
+                f"from the webhook {row.provider!r} had no buyer that could be found among the "
+                "users, and nobody was credited.",
+                _find_buyer(patient, row.provider),
+            )
+        else:
+            yield ok(
+                f"{counted(row.number, 'event', 'events')} of the last {RECENT.days} days from the "
+                f"webhook {row.provider!r} had no effect, being another company's. If it is yours, "
+                "add its id to REFERRAL_WHOP_COMPANY_ID."
+            )
+
+
+def _find_buyer(patient: Patient, provider: str) -> str:
+    if provider != WHOP:
+        return (
+            f"Let the function of @referral.webhook({provider!r}) name the buyer as user: a user "
+            "of yours, or the id of one. Buyers without an account are nobody's referral."
+        )
+    if patient.state.loaders.whop_user is not None:
+        return (
+            "See why the function of @referral.whop_user_loader does not find them. Buyers "
+            "without an account are nobody's referral."
+        )
+    return (
+        "Put the buyer's id into the checkout's metadata as user_id, or name a function that "
+        "finds the buyer with @referral.whop_user_loader. Buyers without an account are nobody's "
+        "referral."
+    )
+
+
+def _one(patient: Patient, query: sa.Executable) -> t.Any:
+    with patient.connect() as connection:
+        return connection.execute(query).first()
+
+
+def _day(moment: dt.datetime) -> dt.date:
+    return days.day_of(clock.as_utc(moment))
+
+
+_NEEDS = ("database", "migrations", "database-login")
+CHECKS = (
+    Check("due", due, "Pending conversions are credited when they are due.", _NEEDS),
+    Check("held", held, "No conversion waits for a review.", _NEEDS),
+    Check("shortfalls", shortfalls, "Refunds found in the wallets what they took back.", _NEEDS),
+    Check("sums", sums, "Clicks of past days are summed up, or few.", _NEEDS),
+    Check("deliveries", deliveries, "Webhooks found the buyers of the last 7 days.", _NEEDS),
+)
