@@ -195,7 +195,8 @@ def _reference(patient: Patient, table: sa.TableClause) -> sa.ColumnElement[str]
     reference = _text(table.c.reference_id)
     if patient.dialect == "sqlite":
         # There the key of a conversion has no dashes; a reference has them where it is a text.
-        return sa.func.lower(sa.func.replace(reference, "-", ""), type_=sa.Text())
+        # Cast again: SQLite joins by an index only what it knows to be text.
+        return _text(sa.func.lower(sa.func.replace(reference, "-", "")))
     return reference
 
 
