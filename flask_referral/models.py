@@ -26,6 +26,10 @@ class _Mixin:
         metadata: t.ClassVar[sa.MetaData]
         __table__: t.ClassVar[sa.Table]
 
+        @classmethod
+        def _build_table(cls, metadata: sa.MetaData, key: sa.Column[t.Any]) -> sa.Table:
+            """Build the table of this mixin."""
+
     # Declarative asks this for the table. A declared attr ``__table__`` would be shorter, but
     # only late releases of SQLAlchemy 2.0 know it.
     @classmethod
@@ -38,10 +42,6 @@ class _Mixin:
                 "migrations make; put them in a table of your own that refers to it."
             )
         return cls._build_table(metadata, user_key(cls.__user_model__))
-
-    @classmethod
-    def _build_table(cls, metadata: sa.MetaData, key: sa.Column[t.Any]) -> sa.Table:
-        raise NotImplementedError
 
 
 class ReferralCodeMixin(_Mixin):
