@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import sqlite3
 import threading
 import typing as t
 import uuid
@@ -320,6 +322,43 @@ def test_void_and_refund_wait_in_the_same_order(make_postgresql: MakeHost) -> No
         assert conversion.status == "void"
 
 
+@pytest.mark.parametrize("referrer_first", [True, False])
+def test_wallets_are_locked_in_the_order_of_their_keys(
+    make_postgresql: MakeHost, referrer_first: bool
+) -> None:
+    """Who waits for the first wallet does not have the second, so nobody waits in a circle."""
+    host = make_postgresql(reward_policy=lambda purchase: Reward(1000, 250))
+    users = sorted(host.add_user() for _ in range(2))
+    referrer, referred = users if referrer_first else reversed(users)
+    code = make_code(host, referrer)
+    with host.app.test_request_context():
+        host.referral.attribute(referred, code=code)
+        host.db.session.commit()
+    errors: list[BaseException] = []
+
+    def convert() -> None:
+        with host.app.app_context():
+            try:
+                host.referral.convert(referred, "mem_1")
+                host.db.session.commit()
+            except BaseException as error:
+                errors.append(error)
+
+    with host.app.app_context():
+        lock = sa.select(host.User.id).with_for_update(key_share=True, nowait=True)
+        host.db.session.execute(lock.filter_by(id=users[0])).one()
+        thread = threading.Thread(target=convert)
+        thread.start()
+        _until_somebody_waits(host)
+        try:
+            assert host.db.session.execute(lock.filter_by(id=users[1])).one()
+        finally:
+            host.db.session.rollback()
+            thread.join()
+    assert errors == []
+    assert (balance(host, referrer), balance(host, referred)) == (1000, 250)
+
+
 def _until_somebody_waits(host: Host) -> None:
     waiting = sa.text(
         "SELECT count(*) FROM pg_stat_activity "
@@ -378,6 +417,34 @@ def test_what_happens_before_mature_has_the_wallets(
     assert credited == (0 if interruption == "mature" else 1)
     assert len(check(host)) == (1 if interruption == "removal" else 2)
     assert balance(host, referrer) == (2000 if interruption == "mature" else 1000)
+
+
+def test_nobody_writes_to_sqlite_once_mature_has_the_lock(
+    make_sqlite: MakeHost, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = make_sqlite(REFERRAL_HOLD_DAYS=1)
+    referrer = host.add_user()
+    lock = wallet.lock
+    refused: list[str] = []
+
+    def lock_and_try(*args: t.Any, **options: t.Any) -> None:
+        lock(*args, **options)
+        other = sqlite3.connect(str(sa.make_url(sqlite_url).database), timeout=0)
+        with contextlib.closing(other), pytest.raises(sqlite3.OperationalError) as error:
+            other.execute("DELETE FROM referral_conversions")
+        refused.append(str(error.value))
+
+    with host.app.app_context():
+        conversion = host.referral.convert(refer(host, referrer), "mem_1").conversion
+        host.db.session.commit()
+        assert conversion is not None and conversion.available_at is not None
+        due = as_utc(conversion.available_at)
+    with host.app.app_context():
+        monkeypatch.setattr(wallet, "lock", lock_and_try)
+        assert maturity.mature(host.referral.state.ledger, due) == 1
+        host.db.session.commit()
+    assert refused == ["database is locked"]
+    assert balance(host, referrer) == 1000
 
 
 def test_released_twice_at_once(make_postgresql: MakeHost) -> None:
