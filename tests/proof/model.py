@@ -165,6 +165,11 @@ class Model:
             self._mature(conversion)
         return True
 
+    def next_due(self) -> dt.datetime | None:
+        """Return when the next pending bonus is due, or None."""
+        moments = (one.available_at for one in self.conversions if one.status == "pending")
+        return min((moment for moment in moments if moment is not None), default=None)
+
     def mature(self, now: dt.datetime) -> int:
         due = [
             one
