@@ -10,6 +10,19 @@ from fractions import Fraction
 HALF = Fraction(1, 2)
 
 
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The settings, and whether a wallet may not go below zero."""
+
+    hold_days: int
+    velocity_limit: int | None
+    positive: bool
+
+    def __str__(self) -> str:
+        debts = "no debts" if self.positive else "debts"
+        return f"hold {self.hold_days}, limit {self.velocity_limit}, {debts}"
+
+
 @dataclasses.dataclass
 class Facts:
     """What is known of a membership besides its purchase."""
@@ -89,10 +102,10 @@ Answer = tuple[str, int, int]
 class Model:
     """All users' referrals, conversions and balances."""
 
-    def __init__(self, *, hold_days: int, velocity_limit: int | None, positive: bool) -> None:
-        self.hold = dt.timedelta(days=hold_days)
-        self.velocity_limit = velocity_limit
-        self.positive = positive
+    def __init__(self, program: Program) -> None:
+        self.hold = dt.timedelta(days=program.hold_days)
+        self.velocity_limit = program.velocity_limit
+        self.positive = program.positive
         self.referrers: dict[t.Any, t.Any] = {}
         self.balances: dict[t.Any, int] = {}
         self.facts: dict[str, Facts] = {}
