@@ -337,7 +337,7 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
 @pytest.mark.parametrize(
     ("database", "examples", "steps"),
     [
-        ("sqlite", 40, 30),
+        ("sqlite", 50, 30),
         pytest.param("sqlite", 500, 50, marks=pytest.mark.deep),
         pytest.param("postgresql", 150, 50, marks=pytest.mark.deep),
     ],
