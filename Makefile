@@ -10,11 +10,12 @@ BIN := $(VENV)/bin
 
 # One stamp for each extra: changed metadata installs again, an interrupted installation leaves
 # no stamp, and an environment that was left half made, without pip, is made anew.
-$(VENV)/.%: setup.cfg pyproject.toml
+$(VENV)/.%: setup.cfg pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \
 	'This needs Python 3.11 or newer; name one, as in: make $(MAKECMDGOALS) PYTHON=python3.11')"
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]" \
+		$(addprefix --constraint=,$(CONSTRAINTS))
 	@touch $@
 
 .PHONY: help
@@ -24,6 +25,10 @@ help:  ## this list
 .PHONY: test
 test: $(VENV)/.test  ## the whole suite, on SQLite and an embedded PostgreSQL
 	$(BIN)/python -m pytest -n logical
+
+.PHONY: test-lowest
+test-lowest:  ## the whole suite, with the oldest versions of what is needed
+	@$(MAKE) test VENV=.venv-lowest CONSTRAINTS=tests/lowest.txt
 
 .PHONY: test-deep
 test-deep: $(VENV)/.test  ## the long forms of the tests of money: histories, threads (half an hour)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing as t
 
 import pytest
+import sqlalchemy as sa
 
 from flask_referral import locks
 from flask_referral import schema
@@ -100,6 +101,51 @@ def test_script_on_supabase(
         assert not any("referral_c" in line for line in dump(url))
     for host in hosts:
         host.close()
+
+
+def test_downgraded_supabase_shows_nothing(postgresql_url: str, psql: Psql) -> None:
+    """Without policies, what users were granted would show them everybody's rows."""
+    psql(postgresql_url, SUPABASE)
+    host = make_shape(postgresql_url, supabase_users("own"))
+    host.cli("db", "upgrade")
+    host.cli("db", "downgrade", "0001")
+    query = sa.text(
+        "SELECT count(*) FROM pg_class, (VALUES ('anon'), ('authenticated')) AS api(role) "
+        "WHERE relname IN ('referral_codes', 'referral_clicks', 'referral_conversions') "
+        "AND has_table_privilege(role, pg_class.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')"
+    )
+    with host.app.app_context(), host.db.engine.connect() as connection:
+        assert connection.scalar(query) == 0
+    host.close()
+
+
+@pytest.mark.parametrize("direction", ["upgrade", "downgrade"])
+def test_script_keeps_a_wallet_with_other_values(
+    postgresql_url: str, host_on: t.Callable[..., Host], psql: Psql, dump: Dump, direction: str
+) -> None:
+    """The documented lists are written only where no row is outside of them."""
+    host = host_on(postgresql_url, migrate=False)
+    with host.app.app_context():
+        host.User.__table__.create(host.db.engine)
+    psql(
+        postgresql_url,
+        "CREATE TABLE wallet_transactions (user_id int, type text CONSTRAINT "
+        "wallet_transactions_type_check CHECK (type IN ('deal_payment', 'gift')), "
+        "reference_type text, reference_id text)",
+    )
+    value = "gift"
+    if direction == "downgrade":
+        psql(postgresql_url, script(host))
+        value = "referral_bonus"
+    psql(postgresql_url, f"INSERT INTO wallet_transactions (type) VALUES ('{value}')")
+    before = dump(postgresql_url, only="wallet_transactions")
+    text = script(host) if direction == "upgrade" else script(host, "downgrade", "0003:0002")
+    if direction == "downgrade":
+        host.cli("db", "downgrade", "0003")
+        before = dump(postgresql_url, only="wallet_transactions")
+    said = psql(postgresql_url, text, status=3)
+    assert "has rows whose type is not one of the documented values" in said
+    assert dump(postgresql_url, only="wallet_transactions") == before
 
 
 @pytest.mark.parametrize("table", ["users", "wallet_transactions"])
