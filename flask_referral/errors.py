@@ -26,6 +26,19 @@ class AttributionRefused(ReferralError):
     """The user was not moved to another code."""
 
 
+class SchemaDiffers(ReferralError):
+    """The referral tables are not as the shipped revisions left them."""
+
+    def __init__(self, differences: str) -> None:
+        super().__init__(
+            f"The referral tables are not as the shipped revisions left them: {differences}. "
+            "Undo what was changed in the database; flask referral db upgrade --sql shows how the "
+            "tables are made."
+        )
+        #: In words.
+        self.differences = differences
+
+
 class MigrationRefused(ReferralError):
     """The migration was refused and nothing was changed."""
 

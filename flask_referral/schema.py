@@ -16,7 +16,9 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from . import locks
+from .differences import describe
 from .errors import ReferralError
+from .errors import SchemaDiffers
 from .tables import VERSION_TABLE
 
 if t.TYPE_CHECKING:
@@ -91,7 +93,8 @@ def stamp(revision: str) -> None:
 def check(state: State) -> None:
     """Compare the database with the models.
 
-    :raises ReferralError: where they differ or the database is behind.
+    :raises SchemaDiffers: where they differ.
+    :raises ReferralError: where the database is behind.
     """
     now, newest = current(state), head()
     if now != newest:
@@ -99,16 +102,16 @@ def check(state: State) -> None:
             f"The referral schema is at {now or 'base'} and the newest revision is {newest}; run "
             "flask referral db upgrade."
         )
-    alembic = config()
+    found: list[t.Any] = []
+    alembic = config(differences=found)
     # It prints that there is nothing to do; that is for the caller to say.
     alembic.stdout = io.StringIO()
     try:
         command.check(alembic)
-    except CommandError as error:
-        raise ReferralError(
-            "The referral tables are not as the shipped revisions left them, so something else "
-            f"changed them; undo that. {error}."
-        ) from error
+    except CommandError:
+        if not found:
+            raise
+        raise SchemaDiffers(describe(found)) from None
 
 
 def head() -> str:

@@ -12,6 +12,8 @@ from alembic import context
 from alembic.runtime.migration import MigrationContext
 from flask import current_app
 from sqlalchemy import event
+from sqlalchemy.pool import SingletonThreadPool
+from sqlalchemy.pool import StaticPool
 
 from flask_referral.errors import ConfigurationError
 from flask_referral.errors import MigrationRefused
@@ -46,20 +48,39 @@ def include_object(item: t.Any, name: str | None, type_: str, *rest: t.Any) -> b
     return table.name in state.models.table_names and table.schema == metadata.schema
 
 
-def refuse_new_revisions(*args: t.Any) -> None:
-    """Stop "flask db migrate" with this folder before it writes into the installed package."""
+def on_revision(ctx: MigrationContext, revision: t.Any, directives: list[t.Any]) -> None:
+    """Hand out what autogenerate found; write nothing into the installed package.
+
+    This is called for "flask referral db check", and for a slip: "flask db migrate" with this
+    folder.
+    """
     if getattr(config.cmd_opts, "autogenerate", False):
         raise MigrationRefused(
             "This folder holds the revisions that flask-referral ships; run flask db migrate with "
             "the application's own migrations folder instead."
         )
+    config.attributes.get("differences", []).extend(directives[0].upgrade_ops.as_diffs())
 
 
-def leave_nothing(ctx: MigrationContext, step: t.Any, heads: t.Any, **_: t.Any) -> None:
-    """Drop the version table after a downgrade to base, so that a printed upgrade can make it."""
-    if not heads and not step.is_upgrade and not step.is_stamp:
-        quoted = ctx.dialect.identifier_preparer.format_table(state.models.version_table)
-        ctx.execute(f"DROP TABLE {quoted}")
+at_base = False
+
+
+def on_step(step: t.Any, heads: t.Any, **_: t.Any) -> None:
+    """Remember a downgrade to base."""
+    global at_base
+    at_base = not heads and not step.is_upgrade and not step.is_stamp
+
+
+def run_migrations() -> None:
+    """Run them, and after a downgrade to base drop the version table too.
+
+    What is left is then what was there before, and a printed upgrade can make the table. In
+    scripts old releases of Alembic drop it themselves, hence IF EXISTS.
+    """
+    context.run_migrations()
+    if at_base:
+        preparer = context.get_context().dialect.identifier_preparer
+        context.execute(f"DROP TABLE IF EXISTS {preparer.format_table(state.models.version_table)}")
 
 
 options: dict[str, t.Any] = {
@@ -70,8 +91,8 @@ options: dict[str, t.Any] = {
     "include_object": include_object,
     "include_schemas": metadata.schema is not None,
     "compare_type": True,
-    "process_revision_directives": refuse_new_revisions,
-    "on_version_apply": [*config.attributes.get("on_version_apply", []), leave_nothing],
+    "process_revision_directives": on_revision,
+    "on_version_apply": [*config.attributes.get("on_version_apply", []), on_step],
 }
 
 
@@ -85,18 +106,22 @@ def run_offline() -> None:
         **options,
     )
     with context.begin_transaction():
-        context.run_migrations()
+        run_migrations()
 
 
 def run_online() -> None:
     """Run in one transaction, so that what is refused leaves nothing behind."""
     # The application's own engine may be in AUTOCOMMIT, or in a mode whose snapshot is old.
     level = "SERIALIZABLE" if state.engine.dialect.name == "sqlite" else "READ COMMITTED"
-    with state.engine.connect() as connection, transactional_ddl(connection):
-        connection.execution_options(isolation_level=level)
-        context.configure(connection=connection, transactional_ddl=True, **options)
-        with context.begin_transaction():
-            context.run_migrations()
+    with state.engine.connect() as connection:
+        with transactional_ddl(connection):
+            connection.execution_options(isolation_level=level)
+            context.configure(connection=connection, transactional_ddl=True, **options)
+            with context.begin_transaction():
+                run_migrations()
+        if not isinstance(state.engine.pool, StaticPool | SingletonThreadPool):
+            # What was set on it does not go back to the application's pool.
+            connection.invalidate()
 
 
 @contextlib.contextmanager
@@ -119,14 +144,14 @@ def transactional_ddl(connection: sa.Connection) -> t.Iterator[None]:
         driver.autocommit = older
         driver.rollback()
 
-    def begin(connection: sa.Connection) -> None:
-        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
-            return
-        driver.isolation_level = None
-        if not driver.in_transaction:
-            connection.exec_driver_sql("BEGIN")
+    def begin(connection: sa.Connection, cursor: t.Any, statement: str, *rest: t.Any) -> None:
+        autocommits = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
+        # The application may have listeners of its own that say BEGIN.
+        if not autocommits and not driver.in_transaction and statement[:5].upper() != "BEGIN":
+            driver.isolation_level = None
+            driver.execute("BEGIN")
 
-    event.listen(connection, "begin", begin)
+    event.listen(connection, "before_cursor_execute", begin)
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ import typing as t
 import sqlalchemy as sa
 
 from .. import schema
-from ..errors import ReferralError
+from ..errors import SchemaDiffers
 from .findings import Check
 from .findings import fault
 from .findings import Finding
@@ -86,37 +86,12 @@ def models_agree(patient: Patient) -> t.Iterator[Finding]:
     """Whether somebody changed the tables since."""
     try:
         schema.check(patient.state)
-    except ReferralError as error:
-        differences = describe(getattr(error.__cause__, "diffs", ()))
+    except SchemaDiffers as error:
         yield fault(
-            "The referral tables are not as the shipped revisions left them"
-            f"{': ' + differences if differences else ''}.",
+            f"The referral tables are not as the shipped revisions left them: {error.differences}.",
             "Undo what was changed in the database; flask referral db upgrade --sql shows how the "
             "tables are made.",
         )
-
-
-def describe(differences: t.Iterable[t.Any]) -> str:
-    """Put Alembic's differences into words."""
-    return "; ".join(_words(each) for each in differences)
-
-
-def _words(difference: t.Any) -> str:
-    # https://alembic.sqlalchemy.org/en/latest/api/autogenerate.html: what changed about one
-    # column comes as a list, everything else as a tuple.
-    if isinstance(difference, list):
-        return ", ".join(_words(each) for each in difference)
-    operation, *rest = difference
-    verb, _, kind = operation.partition("_")
-    kind = {"fk": "foreign key"}.get(kind, kind)
-    if verb == "modify":
-        _, table, column, *_ = rest
-        return f"the {kind} of column {table}.{column} differs"
-    if kind == "column":
-        name = f"{rest[1]}.{rest[2].name}"
-    else:
-        name = getattr(rest[0], "name", None) or "without a name"
-    return f"{kind} {name} is {'missing' if verb == 'add' else 'not ours'}"
 
 
 def _dotted(version: tuple[t.Any, ...]) -> str:

@@ -50,8 +50,12 @@ def catalogue(connection: sa.Connection) -> set[tuple[str, str, str]]:
         if kind != "table":
             found.add((kind, table, _spaced(sql)))
             continue
-        for column in connection.exec_driver_sql(f"PRAGMA table_xinfo({table})"):
-            found.add(("column", table, str(tuple(column))))
+        for place, *column in connection.exec_driver_sql(f"PRAGMA table_xinfo({table})"):
+            # SQLAlchemy 2.0 puts parentheses around a function more often than is needed.
+            described = [
+                part.strip("()") if part == column[3] and part else part for part in column
+            ]
+            found.add(("column", table, f"{place}. {described}"))
         found |= {("constraint", table, text) for text in _constraints(sql)}
     return found
 

@@ -121,6 +121,54 @@ def test_engine_of_the_host(
     assert dump(url) == before
 
 
+def test_sqlite_with_the_transactions_of_the_documentation(
+    sqlite_url: str, host_on: t.Callable[..., Host], dump: Dump
+) -> None:
+    """SQLAlchemy's recipe for SQLite: the driver begins nothing, an event says BEGIN."""
+    host = host_on(sqlite_url, migrate=False)
+    with host.app.app_context():
+        engine = host.db.engine
+
+    @event.listens_for(engine, "connect")
+    def begin_nothing(driver: t.Any, record: t.Any) -> None:
+        driver.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    with engine.begin() as connection:
+        connection.execute(sa.schema.CreateTable(host.User.__table__))
+    before = dump(sqlite_url)
+    assert "wallet_transactions" in host.failure("db", "upgrade")
+    assert dump(sqlite_url) == before
+    with engine.begin() as connection:
+        connection.execute(sa.schema.CreateTable(host.Wallet.__table__))
+    host.cli("db", "upgrade")
+    host.cli("db", "check")
+    host.cli("db", "downgrade", "base")
+
+
+def test_connections_go_back_as_they_were(
+    database_url: str, host_on: t.Callable[..., Host]
+) -> None:
+    host = host_on(
+        database_url, migrate=False, SQLALCHEMY_ENGINE_OPTIONS={"isolation_level": "AUTOCOMMIT"}
+    )
+
+    def is_autocommit() -> bool:
+        with host.app.app_context(), host.db.engine.connect() as connection:
+            driver: t.Any = connection.connection.dbapi_connection
+            if connection.dialect.name == "sqlite":
+                return driver.isolation_level is None
+            return bool(driver.autocommit)
+
+    host.create_tables()
+    assert is_autocommit()
+    host.cli("db", "upgrade")
+    assert is_autocommit()
+
+
 def test_fifty_applications(sqlite_url: str) -> None:
     """``create_app()`` again and again in one process, as test suites do."""
     db, referral = SQLAlchemy(), Referral()

@@ -78,9 +78,9 @@ def test_a_downgrade_is_refused_while_a_bonus_exists(make: MakeHost) -> None:
     add_bonus(host, user)
     before = wallet_of(host)
     refused = host.cli("db", "downgrade", "base", "--yes", status=1)
-    assert "1 row of " in refused.output
-    assert "referral_bonus" in refused.output
-    assert "Traceback" not in refused.output
+    assert "1 row of " in refused.stderr
+    assert "referral_bonus" in refused.stderr
+    assert "Traceback" not in refused.stderr
     assert wallet_of(host) == before
     assert "0003" in host.cli("db", "current").output
     assert add_bonus(host, user) == 1400
@@ -91,8 +91,8 @@ def test_a_missing_wallet_table_refuses_the_whole_upgrade(make: MakeHost) -> Non
     with host.app.app_context():
         host.User.metadata.create_all(host.db.engine, tables=[host.User.__table__])
     refused = host.cli("db", "upgrade", status=1)
-    assert "wallet_transactions does not exist" in refused.output
-    assert "flask db upgrade" in refused.output
+    assert "wallet_transactions does not exist" in refused.stderr
+    assert "flask db upgrade" in refused.stderr
     with host.app.app_context():
         tables = set(sa.inspect(host.db.engine).get_table_names())
     assert not {name for name in tables if name.startswith("referral_c")}
