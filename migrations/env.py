@@ -135,7 +135,6 @@ def transactional_ddl(connection: sa.Connection) -> t.Iterator[None]:
         yield
         return
     driver: t.Any = connection.connection.dbapi_connection
-    isolation_level = driver.isolation_level
     # From Python 3.12 on an application may choose drivers that are always, or never, inside a
     # transaction; what follows, and SQLAlchemy's AUTOCOMMIT, mean the older way.
     older = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", None)
@@ -157,7 +156,6 @@ def transactional_ddl(connection: sa.Connection) -> t.Iterator[None]:
     finally:
         if driver.in_transaction:
             connection.rollback()
-        driver.isolation_level = isolation_level
         if autocommit != older:
             driver.autocommit = autocommit
 

@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
 @sa.event.listens_for(sa.Engine, "connect")
 def _do_not_wait_for_the_disk(connection: t.Any, record: t.Any) -> None:
     # Speed only, as fsync = off below.
-    if isinstance(connection, sqlite3.Connection):
+    if isinstance(connection, sqlite3.Connection) and not connection.in_transaction:
         connection.execute("PRAGMA synchronous = OFF")
 
 

@@ -19,6 +19,8 @@ from sqlalchemy import event
 from flask_referral import Referral
 from flask_referral.models import table_of
 
+CLICK_8_1 = importlib.metadata.version("click").startswith("8.1.")
+
 KEYS = ("int", "uuid", "str")
 
 CONVENTION = {
@@ -79,8 +81,7 @@ class Application:
     def command(self, *args: str, status: int = 0, input: str | None = None) -> Result:
         """Run ``flask ARGS``."""
         # Newer clicks always keep stderr apart.
-        mixes = importlib.metadata.version("click").startswith("8.1.")
-        runner = self.app.test_cli_runner(**({"mix_stderr": False} if mixes else {}))
+        runner = self.app.test_cli_runner(**({"mix_stderr": False} if CLICK_8_1 else {}))
         result = runner.invoke(args=args, input=input)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception

@@ -7,6 +7,7 @@ import threading
 import typing as t
 from pathlib import Path
 
+import flask_migrate
 import pytest
 import sqlalchemy as sa
 from flask import Flask
@@ -212,7 +213,15 @@ def test_sign_up_says_what_is_wrong(client: FlaskClient, wrong: dict[str, str]) 
     assert submit(client, "/login", email=form["email"], password=form["password"])[0] == 422
 
 
-@pytest.mark.parametrize("command", ["db check", "referral db check", "referral doctor"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        # Flask-Migrate 4.0.0 has no such command yet.
+        *(["db check"] if hasattr(flask_migrate, "check") else []),
+        "referral db check",
+        "referral doctor",
+    ],
+)
 def test_the_deployed_database_is_in_order(app: Flask, command: str) -> None:
     result = app.test_cli_runner().invoke(args=command.split())
     assert result.exit_code == 0, result.output

@@ -119,6 +119,16 @@ def test_host_made_the_tables_itself(
             assert set(secured) >= OUR_TABLES
 
 
+def test_tables_that_are_nobodys(postgresql_url: str, host_on: t.Callable[..., Host]) -> None:
+    """Our check does not look at what it cannot know, such as types of an extension."""
+    host = host_on(postgresql_url)
+    with host.app.app_context(), host.db.engine.begin() as connection:
+        # SQLAlchemy warns when it reflects this.
+        connection.exec_driver_sql("CREATE TABLE places (shape polygon)")
+        connection.exec_driver_sql("CREATE SCHEMA elsewhere CREATE TABLE referral_codes (id int)")
+    host.cli("db", "check")
+
+
 def test_host_downgrade_to_base_leaves_ours(
     sqlite_url: str, host_on: t.Callable[..., Host], flask_db: FlaskDb
 ) -> None:

@@ -18,6 +18,11 @@ from tests.host import key_column
 
 from .conftest import Dump
 
+#: Python 3.12 has two further ways of handling SQLite's transactions.
+DRIVER_STYLES: list[dict[str, t.Any]] = [{}]
+if sys.version_info >= (3, 12):
+    DRIVER_STYLES += [{"autocommit": False}, {"autocommit": True}]
+
 
 def test_psycopg_3(postgresql_url: str, host_on: t.Callable[..., Host], dump: Dump) -> None:
     host = host_on(postgresql_url.replace("psycopg2", "psycopg"), migrate=False, key="uuid")
@@ -32,14 +37,17 @@ def test_psycopg_3(postgresql_url: str, host_on: t.Callable[..., Host], dump: Du
     assert dump(postgresql_url) == after
 
 
-def test_sqlite_in_memory(host_on: t.Callable[..., Host]) -> None:
-    host = host_on("sqlite://")
+@pytest.mark.parametrize("arguments", DRIVER_STYLES)
+def test_sqlite_in_memory(host_on: t.Callable[..., Host], arguments: dict[str, t.Any]) -> None:
+    """Where the one connection cannot be thrown away."""
+    host = host_on("sqlite://", SQLALCHEMY_ENGINE_OPTIONS={"connect_args": arguments})
     host.cli("db", "check")
     host.current_user = host.add_user()
     assert host.client().post("/api/referral/generate").status_code == 200
     with host.app.app_context(), host.db.engine.connect() as connection:
         driver: t.Any = connection.connection.dbapi_connection
         assert driver.isolation_level == ""
+        assert arguments.get("autocommit") in (None, getattr(driver, "autocommit", None))
     host.cli("db", "downgrade", "base")
     with host.app.app_context():
         assert set(sa.inspect(host.db.engine).get_table_names()) == {
@@ -88,10 +96,10 @@ CASES = [
     for database in ("sqlite", "postgresql")
     for name, options in ENGINE_OPTIONS.items()
 ]
-if sys.version_info >= (3, 12):
-    for always in (False, True):
-        style = {"connect_args": {"autocommit": always}}
-        CASES.append(pytest.param("sqlite", style, id=f"sqlite-driver's autocommit {always}"))
+CASES += [
+    pytest.param("sqlite", {"connect_args": arguments}, id=f"sqlite-{arguments}")
+    for arguments in DRIVER_STYLES[1:]
+]
 
 
 @pytest.mark.parametrize(("database", "options"), CASES)

@@ -86,7 +86,7 @@ BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 SHAPES = {
     "reserved word": Shape(model("user", "id", pk(sa.Integer)), (1, 2)),
     "mixed case": Shape(model("UserAccount", "id", pk("userId", sa.Integer)), (1, 2)),
-    "odd name": Shape(model("odd %(name)s: table", "id", pk("the %s: key", sa.Integer)), (1, 2)),
+    "odd name": Shape(model("odd: 100% table", "id", pk("the key: 1%", sa.Integer)), (1, 2)),
     "another name of the key": Shape(model("users", "uid", pk(sa.Integer)), (1, 2)),
     "other attribute": Shape(model("users", "number", pk("user_no", sa.Integer)), (1, 2)),
     "big integer with a variant": Shape(model("users", "id", pk(BIG)), (2**31, 1)),

@@ -8,6 +8,7 @@ import sys
 import typing as t
 from pathlib import Path
 
+import flask_migrate
 import pytest
 
 import flask_referral
@@ -62,15 +63,16 @@ def test_errors_are_sentences(
     with host.app.app_context():
         host.db.create_all()
     assert "flask referral db stamp 0001" in told(flask_db, host, "upgrade")
-    assert "not up to date" in told(flask_db, host, "check")
+    if hasattr(flask_migrate, "check"):
+        assert "not up to date" in told(flask_db, host, "check")
 
 
 def test_database_is_away(host_on: t.Callable[..., Host], flask_db: FlaskDb) -> None:
     host = host_on(NOWHERE, migrate=False)
     for command in ("upgrade", "downgrade", "current", "check"):
-        if command == "check" and "check" not in host.app.cli.commands["db"].commands:
-            continue  # Flask-Migrate 4.0.0
-        assert "The database did not answer" in told(flask_db, host, command)
+        # Flask-Migrate 4.0.0 has no "check" yet.
+        if hasattr(flask_migrate, command):
+            assert "The database did not answer" in told(flask_db, host, command)
         assert "The database did not answer" in host.failure("db", command)
 
 
