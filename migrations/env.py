@@ -120,7 +120,8 @@ def run_online() -> None:
             with context.begin_transaction():
                 run_migrations()
         if not isinstance(state.engine.pool, StaticPool | SingletonThreadPool):
-            # What was set on it does not go back to the application's pool.
+            # What was set on it does not go back to the application's pool; the first releases
+            # of SQLAlchemy 2.0 reset an engine in AUTOCOMMIT to something else.
             connection.invalidate()
 
 

