@@ -368,13 +368,16 @@ def test_session_joined_to_an_outer_transaction(
 ) -> None:
     """As hosts' test suites do it: their commits are commits to us, and all is rolled back."""
     host = make_postgresql()
-    referred = refer(host, host.add_user())
+    referred, other = (refer(host, host.add_user()) for _ in range(2))
     heard.clear()
     seen: list[int] = []
 
-    def receive(app: t.Any, **values: t.Any) -> None:
+    def receive(app: t.Any, membership_id: str, **values: t.Any) -> None:
         count = sa.select(sa.func.count()).select_from(host.referral.models.ReferralConversion)
         seen.append(host.db.session.scalar(count))
+        if membership_id == "mem_1":
+            host.referral.convert(other, "mem_2")
+            host.db.session.commit()
 
     with (
         host.app.app_context(),
@@ -388,11 +391,12 @@ def test_session_joined_to_an_outer_transaction(
         assert heard == []
         host.db.session.commit()
         assert host.db.session() is session
-        assert names(heard) == ["conversion-created", "conversion-credited"]
-        assert seen == [1]
+        # What a receiver commits is announced too, and nothing twice.
+        assert sorted(names(heard)) == ["conversion-created"] * 2 + ["conversion-credited"] * 2
+        assert seen == [1, 2]
         host.db.session.remove()
         outer.rollback()
-    assert len(heard) == 2
+    assert len(heard) == 4
     with host.app.app_context():
         assert not host.db.session.scalars(sa.select(host.referral.models.ReferralEvent)).all()
 
