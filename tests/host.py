@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import io
 import typing as t
 import uuid
 
@@ -18,6 +19,14 @@ from sqlalchemy import event
 
 from flask_referral import Referral
 from flask_referral.models import table_of
+
+
+class NoInput(io.BytesIO):
+    """A terminal at its end."""
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        raise EOFError
+
 
 CLICK_8_1 = importlib.metadata.version("click").startswith("8.1.")
 
@@ -80,9 +89,9 @@ class Application:
 
     def command(self, *args: str, status: int = 0, input: str | None = None) -> Result:
         """Run ``flask ARGS``."""
-        # Newer clicks always keep stderr apart.
+        # Newer clicks always keep stderr apart, and know that no input is no answer.
         runner = self.app.test_cli_runner(**({"mix_stderr": False} if CLICK_8_1 else {}))
-        result = runner.invoke(args=args, input=input)
+        result = runner.invoke(args=args, input=NoInput() if CLICK_8_1 and not input else input)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         assert result.exit_code == status, result.stdout + result.stderr

@@ -302,7 +302,7 @@ class TestReview:
         assert balance(host, referrer.id) == 2000
         assert "Nothing was changed" in host.cli("void", two, status=1, input="n\n").stderr
         assert "--yes" in host.failure("void", two)
-        assert host.cli("void", two, input="y\n").stdout == (
+        assert host.cli("void", two, input="y\n").stdout.endswith(
             "Gave 1,000 cents up before they were paid.\n"
         )
         assert balance(host, referrer.id) == 2000
@@ -511,7 +511,7 @@ class TestErase:
         assert "Nothing was changed" in host.cli("erase", user, status=1, input="n\n").stderr
         assert "--yes" in host.failure("erase", user)
         assert says(host, "export", user)["code"] is not None
-        assert host.cli("erase", user, input="y\n").stdout == (
+        assert host.cli("erase", user, input="y\n").stdout.endswith(
             "The code is removed; 1 click deleted, 0 visits of the user's own cleared.\n"
         )
 
