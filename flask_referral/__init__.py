@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from .codes import generate_referral_code
 from .codes import normalize_code
+from .db.models import ReferralClickMixin
+from .db.models import ReferralCodeMixin
+from .db.models import ReferralConversionMixin
+from .db.models import ReferralDailyMixin
+from .db.models import ReferralEventMixin
 from .errors import ConfigurationError
 from .errors import ReferralError
 from .extension import Referral
-from .models import ReferralClickMixin
-from .models import ReferralCodeMixin
-from .models import ReferralConversionMixin
-from .models import ReferralDailyMixin
-from .models import ReferralEventMixin
 from .results import Attribution
 from .results import AttributionReason
 from .results import ConversionReason

@@ -24,8 +24,8 @@ from .results import Attribution
 from .results import AttributionReason
 
 if t.TYPE_CHECKING:
-    from .models import Models
-    from .models import ReferralClickMixin
+    from .db.models import Models
+    from .db.models import ReferralClickMixin
     from .settings import Settings
 
 

@@ -18,8 +18,7 @@ from sqlalchemy.dialects import sqlite
 from .clock import as_utc
 
 if t.TYPE_CHECKING:
-    from .models import Models
-
+    from .db.models import Models
 USER_AGENT_LENGTH = 256
 REFERRER_LENGTH = 512
 #: More than this of a header is not looked at.

@@ -16,9 +16,8 @@ from .errors import CodeExhausted
 from .errors import UnknownUser
 
 if t.TYPE_CHECKING:
-    from .models import Models
-    from .models import ReferralCodeMixin
-
+    from .db.models import Models
+    from .db.models import ReferralCodeMixin
 #: 32 symbols that cannot be mistaken for one another: no 0 and O, no 1 and I.
 ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 LENGTH = 8

@@ -9,17 +9,17 @@ import typing as t
 from . import attribution
 from . import clock
 from . import codes
-from . import conversions
-from . import identity
-from . import reversals
-from . import rls
 from . import stats
-from .models import ReferralCodeMixin
+from .conversions import convert as conversions
+from .conversions import reversals
+from .db.models import ReferralCodeMixin
+from .host import identity
+from .host.state import State
 from .results import Attribution
 from .results import ConversionResult
 from .results import ReversalResult
 from .results import Stats
-from .state import State
+from .rls import acting as rls
 from .web import cookies
 from .web import links
 

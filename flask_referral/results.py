@@ -8,8 +8,8 @@ import enum
 import typing as t
 
 if t.TYPE_CHECKING:
-    from .models import ReferralClickMixin
-    from .models import ReferralConversionMixin
+    from .db.models import ReferralClickMixin
+    from .db.models import ReferralConversionMixin
 
 
 class AttributionReason(enum.StrEnum):

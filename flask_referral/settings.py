@@ -9,7 +9,7 @@ import typing as t
 from urllib.parse import urlsplit
 
 from .errors import ConfigurationError
-from .web.signatures import decode_secret
+from .payments.signatures import decode_secret
 
 PREFIX = "REFERRAL_"
 

@@ -20,8 +20,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm import SessionTransaction
 
 if t.TYPE_CHECKING:
-    from .state import State
-
+    from .host.state import State
 _namespace = Namespace()
 
 #: A user got a code. ``user_id``, ``code``.

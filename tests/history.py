@@ -10,7 +10,7 @@ import uuid
 
 import sqlalchemy as sa
 
-from .host import Host
+from .hosts import Host
 from .visiting import make_code
 
 #: Noon of a day around which histories are made.

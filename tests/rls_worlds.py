@@ -17,10 +17,10 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_referral import codes
 from flask_referral import Referral
 
-from .host import Host
-from .host import key_column
-from .host import KEYS
-from .host import make_host
+from .hosts import Host
+from .hosts import key_column
+from .hosts import KEYS
+from .hosts import make_host
 from .supabase import SUPABASE
 
 KINDS = ("owner", "service", "supabase")

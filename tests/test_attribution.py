@@ -22,8 +22,8 @@ from flask_referral import signals
 from flask_referral.errors import UnknownUser
 
 from .conftest import MakeHost
-from .host import Host
-from .host import KEYS
+from .hosts import Host
+from .hosts import KEYS
 from .visiting import add_referrer
 from .visiting import browser
 from .visiting import clicks

@@ -17,7 +17,7 @@ from flask_referral.clicks import Visit
 from flask_referral.web import bots
 
 from .conftest import MakeHost
-from .host import Host
+from .hosts import Host
 from .visiting import add_referrer
 from .visiting import BROWSER
 from .visiting import browser

@@ -17,7 +17,7 @@ from sqlalchemy.orm import relationship
 from flask_referral import ConfigurationError
 from flask_referral import Referral
 
-from .host import make_wallet
+from .hosts import make_wallet
 from .memory import generate
 from .memory import make_app
 from .memory import make_user

@@ -12,16 +12,16 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_referral import clock
-from flask_referral import maturity
-from flask_referral import reversals
 from flask_referral import signals
-from flask_referral.facts import Fact
-from flask_referral.facts import Kind
+from flask_referral.conversions import maturity
+from flask_referral.conversions import reversals
+from flask_referral.conversions.facts import Fact
+from flask_referral.conversions.facts import Kind
 from flask_referral.results import Reward
 
 from .conftest import MakeHost
-from .host import Host
-from .test_conversions import refer
+from .conversions.test_convert import refer
+from .hosts import Host
 from .visiting import add_referrer
 from .visiting import browser
 from .visiting import Clock

@@ -19,8 +19,8 @@ from .history import add_past
 from .history import execute
 from .history import NOON
 from .history import Referrer
-from .host import Host
-from .host import KEYS
+from .hosts import Host
+from .hosts import KEYS
 from .visiting import Clock
 
 URL = "/api/referral/stats"

@@ -10,8 +10,8 @@ from flask.cli import with_appcontext
 from .. import attribution
 from .. import clock
 from .. import codes
-from .. import identity
 from ..errors import AttributionRefused
+from ..host import identity
 from .group import json_option
 from .group import report
 from .group import state

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from flask.cli import with_appcontext
 
 from .. import clock
-from .. import purge as purging
-from .. import rollup as summing
-from ..models import Models
+from ..db.models import Models
+from ..upkeep import purge as purging
+from ..upkeep import rollup as summing
 from . import batches
 from .batches import plural
 from .group import confirm

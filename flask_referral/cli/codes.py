@@ -7,8 +7,8 @@ import time
 import click
 from flask.cli import with_appcontext
 
-from .. import backfill as station
-from ..identity import user_id
+from ..host.identity import user_id
+from ..upkeep import backfill as station
 from . import batches
 from .batches import plural
 from .group import extension

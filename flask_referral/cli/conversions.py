@@ -11,9 +11,9 @@ from flask.cli import with_appcontext
 
 from .. import clock
 from .. import codes
-from .. import maturity
+from ..conversions import maturity
 from ..errors import ReferralError
-from ..identity import user_id
+from ..host.identity import user_id
 from ..results import ConversionReason
 from ..results import ReversalReason
 from ..results import ReversalResult

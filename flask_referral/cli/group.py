@@ -12,12 +12,12 @@ from flask import current_app
 from flask.cli import AppGroup
 from flask.cli import ScriptInfo
 
+from ..db.failures import explain
 from ..errors import ReferralError
-from ..failures import explain
 
 if t.TYPE_CHECKING:
     from ..extension import Referral
-    from ..state import State
+    from ..host.state import State
 
 
 class ReferralGroup(AppGroup):

@@ -7,7 +7,7 @@ import dataclasses
 import click
 from flask.cli import AppGroup
 
-from .. import grants
+from ..rls import grants
 from .group import json_option
 from .group import report
 from .group import state

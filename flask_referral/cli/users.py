@@ -7,11 +7,11 @@ from flask.cli import with_appcontext
 
 from .. import clock
 from .. import codes
-from .. import personal
 from .. import stats as station
 from ..errors import ConfigurationError
-from ..identity import convert_key
+from ..host.identity import convert_key
 from ..results import Stats
+from ..upkeep import personal
 from ..web.links import share_link
 from . import batches
 from .batches import plural

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 from alembic.util import CommandError
 from flask import Flask
 
+from ..db.failures import explain
+from ..db.failures import is_away
 from ..errors import ReferralError
-from ..failures import explain
-from ..failures import is_away
 from . import books
 from . import configuration
 from . import database
@@ -26,8 +26,7 @@ from .findings import ok
 from .findings import Patient
 
 if t.TYPE_CHECKING:
-    from ..state import State
-
+    from ..host.state import State
 __all__ = ["CHECKS", "Finding", "Level", "examine"]
 
 #: All checks, in the order in which they are made.

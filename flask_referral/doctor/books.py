@@ -6,8 +6,8 @@ import typing as t
 
 import sqlalchemy as sa
 
-from .. import tables
 from .. import wallet as station
+from ..db import tables
 from .findings import Check
 from .findings import counted
 from .findings import EXAMPLES

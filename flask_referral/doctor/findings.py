@@ -11,8 +11,7 @@ import sqlalchemy as sa
 from flask import Flask
 
 if t.TYPE_CHECKING:
-    from ..state import State
-
+    from ..host.state import State
 #: How many of the rows that are wrong are named.
 EXAMPLES = 5
 

@@ -8,9 +8,9 @@ import typing as t
 import sqlalchemy as sa
 
 from .. import clock
-from .. import days
-from .. import facts
-from .. import rollup
+from ..conversions import facts
+from ..db import days
+from ..upkeep import rollup
 from .findings import Check
 from .findings import counted
 from .findings import EXAMPLES

@@ -6,9 +6,9 @@ import typing as t
 
 import sqlalchemy as sa
 
-from ..grants import USER_TABLES
-from ..locks import sqlstate
-from ..tables import VERSION_TABLE
+from ..db.sql import sqlstate
+from ..db.tables import VERSION_TABLE
+from ..rls.grants import USER_TABLES
 from .findings import Check
 from .findings import fault
 from .findings import Finding

@@ -7,7 +7,7 @@ import typing as t
 
 import sqlalchemy as sa
 
-from .. import wallet_checks
+from ..schema import wallet_checks
 from .findings import Check
 from .findings import counted
 from .findings import EXAMPLES

@@ -14,12 +14,12 @@ from flask.typing import ResponseReturnValue
 from .. import clicks
 from .. import clock
 from .. import codes
-from .. import identity
 from .. import stats as station
 from ..errors import ReferralError
-from ..state import current_state
-from . import database
-from . import webhooks
+from ..host import identity
+from ..host.state import current_state
+from . import connections as database
+from . import deliveries as webhooks
 from .csrf import exempt_webhooks
 from .errors import error_response
 from .errors import json_errors

@@ -23,7 +23,6 @@ from ..errors import ConfigurationError
 
 if t.TYPE_CHECKING:
     from ..settings import Settings
-
 COOKIE = b"flask-referral visit cookie"
 CARRIED = b"flask-referral carried visit"
 

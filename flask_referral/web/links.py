@@ -19,13 +19,12 @@ from werkzeug.routing import BuildError
 
 from .. import codes
 from ..errors import ConfigurationError
-from ..state import current_state
+from ..host.state import current_state
 from . import visits
 
 if t.TYPE_CHECKING:
+    from ..host.state import State
     from ..settings import Settings
-    from ..state import State
-
 # What messengers and sentences leave behind a link.
 _STRAY = "/.,;:!?)]}>'\"*_"
 _LONGEST_QUERY = 2048

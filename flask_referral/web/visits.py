@@ -16,18 +16,17 @@ from sqlalchemy.orm import Session
 
 from .. import clicks
 from .. import clock
-from .. import identity
 from .. import signals
 from ..clicks import Touch
 from ..clicks import Visit
 from ..errors import ConfigurationError
+from ..host import identity
 from . import bots
+from . import connections as database
 from . import cookies
-from . import database
 
 if t.TYPE_CHECKING:
-    from ..state import State
-
+    from ..host.state import State
 # "Sec-Purpose" is in the Fetch standard; the others are what browsers sent before it.
 _PURPOSE_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
 _AHEAD_OF_TIME = ("prefetch", "prerender", "preview")

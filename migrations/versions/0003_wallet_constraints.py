@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from alembic import op
 from flask import current_app
 
-from flask_referral import wallet_checks
+from flask_referral.schema import wallet_checks
 
 revision = "0003"
 down_revision = "0002"

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from ..conftest import MakeHost
-from ..host import Host
+from ..hosts import Host
 
 ROLE = "doctor_user"
 HEALTHY: dict[str, t.Any] = {

@@ -7,8 +7,8 @@ import typing as t
 import pytest
 from flask_login import LoginManager
 
-from ..host import Host
-from ..host import make_host
+from ..hosts import Host
+from ..hosts import make_host
 from .conftest import examine
 from .conftest import finding
 from .conftest import HEALTHY

@@ -12,8 +12,8 @@ from sqlalchemy import event
 from flask_referral import doctor
 
 from ..conftest import MakeHost
-from ..host import Host
-from ..host import make_host
+from ..hosts import Host
+from ..hosts import make_host
 from .conftest import examine
 from .conftest import execute
 from .conftest import finding

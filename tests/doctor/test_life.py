@@ -11,15 +11,15 @@ import pytest
 import sqlalchemy as sa
 
 from flask_referral import clock
-from flask_referral import tables
 from flask_referral import wallet
+from flask_referral.db import tables
 from flask_referral.doctor import life
 from flask_referral.results import Reward
 
 from ..conftest import MakeHost
 from ..history import Referrer
-from ..host import Host
-from ..host import KEYS
+from ..hosts import Host
+from ..hosts import KEYS
 from .conftest import examine
 from .conftest import execute
 from .conftest import finding

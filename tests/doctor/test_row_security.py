@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from ..conftest import MakeHost
-from ..host import Host
-from ..host import make_host
+from ..hosts import Host
+from ..hosts import make_host
 from .conftest import examine
 from .conftest import execute
 from .conftest import finding

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from ..conftest import MakeHost
-from ..host import Host
+from ..hosts import Host
 from .conftest import examine
 from .conftest import execute
 from .conftest import finding

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import Result
 
-from tests.host import Application
+from tests.hosts import Application
 
 
 class FlaskDb(t.Protocol):

@@ -11,9 +11,9 @@ from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 
 from flask_referral import Referral
-from flask_referral.models import user_key
-from tests.host import Host
-from tests.host import make_wallet
+from flask_referral.db.models import user_key
+from tests.hosts import Host
+from tests.hosts import make_wallet
 
 DeclareUsers = t.Callable[[SQLAlchemy], t.Any]
 

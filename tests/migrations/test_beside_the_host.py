@@ -10,10 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from flask_referral import schema
-from tests.host import Application
-from tests.host import Host
-from tests.host import KEYS
-from tests.host import make_application
+from tests.hosts import Application
+from tests.hosts import Host
+from tests.hosts import KEYS
+from tests.hosts import make_application
 
 from .conftest import FlaskDb
 

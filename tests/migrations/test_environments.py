@@ -13,8 +13,8 @@ from sqlalchemy import event
 
 from flask_referral import Referral
 from flask_referral import schema
-from tests.host import Host
-from tests.host import key_column
+from tests.hosts import Host
+from tests.hosts import key_column
 
 from .conftest import Dump
 

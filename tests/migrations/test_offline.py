@@ -7,10 +7,10 @@ import typing as t
 import pytest
 import sqlalchemy as sa
 
-from flask_referral import locks
 from flask_referral import schema
-from tests.host import Host
-from tests.host import KEYS
+from flask_referral.schema import locks
+from tests.hosts import Host
+from tests.hosts import KEYS
 from tests.supabase import SUPABASE
 
 from .conftest import Dump

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from flask_referral import locks
 from flask_referral import schema
 from flask_referral.errors import ReferralError
-from tests.host import Host
+from flask_referral.schema import locks
+from tests.hosts import Host
 
 from .conftest import Dump
 
@@ -21,7 +21,6 @@ BROKEN = """
 import sqlalchemy as sa
 from alembic import op
 from flask_referral.errors import MigrationRefused
-
 revision = "9999"
 down_revision = "{head}"
 

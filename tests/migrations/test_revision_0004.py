@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from ..conftest import MakeHost
-from ..host import Host
+from ..hosts import Host
 
 INDEX = "idx_wallet_transactions_referral_bonus_unique"
 

@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from flask_referral import schema
-from tests.host import Host
-from tests.host import KEYS
+from tests.hosts import Host
+from tests.hosts import KEYS
 
 from .catalogue import catalogue
 from .conftest import Dump

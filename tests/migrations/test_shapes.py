@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from flask_sqlalchemy import SQLAlchemy
 
-from tests.host import Host
+from tests.hosts import Host
 
 from .conftest import Dump
 from .conftest import FlaskDb

@@ -13,8 +13,8 @@ import pytest
 
 import flask_referral
 from flask_referral import schema
-from tests.host import Host
-from tests.host import make_application
+from tests.hosts import Host
+from tests.hosts import make_application
 
 from .conftest import Dump
 from .conftest import FlaskDb
@@ -103,7 +103,7 @@ def test_from_a_shell(tmp_path: Path) -> None:
     plain.create_tables()
     plain.close()
     (tmp_path / "shop.py").write_text(
-        f"from tests.host import make_host\napp = make_host({url!r}).app\n"
+        f"from tests.hosts import make_host\napp = make_host({url!r}).app\n"
     )
     root = Path(flask_referral.__file__).parent.parent
     environment = {

@@ -8,7 +8,7 @@ import typing as t
 
 import sqlalchemy as sa
 
-from ..host import Host
+from ..hosts import Host
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,18 +16,18 @@ import pytest
 import sqlalchemy as sa
 from flask import request
 
-from flask_referral import facts
-from flask_referral import maturity
 from flask_referral import wallet
 from flask_referral.clock import as_utc
+from flask_referral.conversions import facts
+from flask_referral.conversions import maturity
 from flask_referral.errors import ReferralError
 from flask_referral.results import Reward
 
 from ..conftest import MakeHost
-from ..host import Host
-from ..test_conversions import balance
-from ..test_conversions import refer
-from ..test_conversions import rows
+from ..conversions.test_convert import balance
+from ..conversions.test_convert import refer
+from ..conversions.test_convert import rows
+from ..hosts import Host
 from ..visiting import browser
 from ..visiting import make_code
 from .audit import audit

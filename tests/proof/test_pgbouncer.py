@@ -17,9 +17,9 @@ import pytest
 import sqlalchemy as sa
 from flask import request
 
-from ..host import Host
-from ..test_conversions import balance
-from ..test_conversions import refer
+from ..conversions.test_convert import balance
+from ..conversions.test_convert import refer
+from ..hosts import Host
 from ..visiting import browser
 from ..visiting import COOKIE
 from .audit import audit

@@ -17,11 +17,11 @@ from hypothesis.stateful import invariant
 from hypothesis.stateful import precondition
 from hypothesis.stateful import rule
 
-from flask_referral import maturity
+from flask_referral.conversions import maturity
 from flask_referral.errors import ReferralError
 from flask_referral.results import Reward
 
-from ..host import Host
+from ..hosts import Host
 from ..visiting import browser
 from ..visiting import Clock
 from ..visiting import COOKIE

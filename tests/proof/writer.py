@@ -18,12 +18,12 @@ from time import sleep
 
 import sqlalchemy as sa
 
-from flask_referral.webhooks import Headers
-from flask_referral.webhooks import Kind
-from flask_referral.webhooks import WebhookEvent
+from flask_referral.payments.handling import Headers
+from flask_referral.payments.handling import Kind
+from flask_referral.payments.handling import WebhookEvent
 
-from ..host import Host
-from ..host import make_host
+from ..hosts import Host
+from ..hosts import make_host
 
 WRITERS = 8
 REFERRERS = 3

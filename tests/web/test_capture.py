@@ -21,7 +21,7 @@ from sqlalchemy import orm
 from flask_referral import signals
 
 from ..conftest import MakeHost
-from ..host import Host
+from ..hosts import Host
 from ..visiting import add_referrer
 from ..visiting import browser
 from ..visiting import clicks

@@ -17,7 +17,7 @@ from flask_referral.clicks import Touch
 from flask_referral.web import cookies
 
 from ..conftest import MakeHost
-from ..host import Host
+from ..hosts import Host
 from ..visiting import add_referrer
 from ..visiting import browser
 from ..visiting import clicks

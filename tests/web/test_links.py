@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from flask_referral import ConfigurationError
 
 from ..conftest import MakeHost
-from ..host import Host
-from ..host import KEYS
+from ..hosts import Host
+from ..hosts import KEYS
 from ..visiting import add_referrer
 from ..visiting import browser
 from ..visiting import clicks

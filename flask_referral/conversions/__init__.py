@@ -1,0 +1,1 @@
+"""Station 4: payments become rewards, and refunds take them back."""

@@ -1,0 +1,1 @@
+"""What the host application gave us, and who its users are."""

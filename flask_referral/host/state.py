@@ -1,0 +1,98 @@
+"""What one application gave to ``init_app``."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import typing as t
+
+import sqlalchemy as sa
+from flask import current_app
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.orm import Session
+
+from ..conversions.ledger import Ledger
+from ..db.models import Models
+from ..errors import ConfigurationError
+from ..payments.handling import WebhookReader
+from ..results import RewardPolicy
+from ..rls import acting as rls
+from ..settings import Settings
+
+EXTENSION_KEY = "referral"
+
+IdentityLoader = t.Callable[[], t.Any]
+ConsentLoader = t.Callable[[], bool]
+BotDetector = t.Callable[[str], bool]
+WhopUserLoader = t.Callable[[dict[str, t.Any]], t.Any]
+
+
+@dataclasses.dataclass
+class Loaders:
+    """The functions that a host names with the decorators of :class:`Referral`."""
+
+    identity: IdentityLoader | None = None
+    consent: ConsentLoader | None = None
+    bot_detector: BotDetector | None = None
+    whop_user: WhopUserLoader | None = None
+    #: by provider
+    webhooks: dict[str, WebhookReader] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What one application gave to ``init_app``."""
+
+    settings: Settings
+    db: SQLAlchemy
+    models: Models
+    #: The host's user class, or None where it gave a table.
+    user_class: type | None
+    #: The attribute of a user object that holds its key.
+    user_attribute: str
+    #: The host's ``wallet_transactions``, or None.
+    wallet_table: sa.Table | None
+    loaders: Loaders
+    #: Decides what a conversion is worth; None: ``REFERRAL_BONUS_CENTS``.
+    reward_policy: RewardPolicy | None
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where conversions are kept, in ``db.session``."""
+        return Ledger(self.db.session(), self.models, self.settings, self.wallet_table)
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The engine of the database that holds our tables; needs an application context."""
+        return self.db.engines[self.models.bind_key]
+
+    def is_joined(self, session: Session) -> bool:
+        """Whether somebody else began the session's transaction and will end it, as in tests."""
+        mapper = sa.inspect(self.models.ReferralConversion)
+        return isinstance(session.get_bind(mapper), sa.Connection)
+
+    @property
+    def uses_row_security(self) -> bool:
+        """Whether our own user-scoped reads are under row level security."""
+        return self.settings.rls_role is not None and self.engine.dialect.name == "postgresql"
+
+    def acting_as(self, user_id: t.Any) -> contextlib.AbstractContextManager[None]:
+        """Row level security for one of our own reads, where the settings ask for it."""
+        if not self.uses_row_security:
+            return contextlib.nullcontext()
+        return rls.acting_as(self.db.session(), self.models, self.settings, user_id)
+
+
+def current_state() -> State:
+    """Return the current application's state.
+
+    :raises ConfigurationError: where a blueprint of ours was registered and nothing else.
+    """
+    referral = current_app.extensions.get(EXTENSION_KEY)
+    if referral is None:
+        raise ConfigurationError(
+            "A referral blueprint is registered on an application that is not set up; call "
+            "referral.init_app(app, db, user_model=User) too."
+        )
+    state: State = referral.state
+    return state

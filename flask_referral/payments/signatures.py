@@ -1,0 +1,99 @@
+"""Verify signed webhook deliveries.
+
+The format is Standard Webhooks 1.0 (github.com/standard-webhooks/standard-webhooks,
+``spec/standard-webhooks.md``), symmetric signatures ``v1`` only.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+import typing as t
+
+from ..errors import InvalidSignature
+
+if t.TYPE_CHECKING:
+    from .handling import Headers
+#: Seconds that a delivery's clock may be behind or ahead of ours.
+TOLERANCE = 300
+
+_BASE64_SECRET = "whsec_"
+# What is signed is "id.timestamp.body". Without a full stop in the id there is one way only to
+# read it; the id is stored too, so nothing that a database would refuse gets in.
+_ID = re.compile(r"[!-\-/-~]{1,255}")
+# Not \d, which takes the digits of every script.
+_TIMESTAMP = re.compile(r"[0-9]{1,12}")
+# Twenty signatures, far more than any rotation sends.
+_LONGEST_SIGNATURES = 1024
+
+
+def decode_secret(secret: str) -> bytes:
+    """Return the HMAC key of a webhook's secret.
+
+    ``whsec_`` is followed by the key in base64, as Standard Webhooks says. Every other secret is
+    the key itself: Whop signs with the bytes of its ``ws_…`` secrets as they are.
+
+    :raises ValueError: where a ``whsec_`` secret is not base64, or the key is empty.
+    """
+    try:
+        if secret.startswith(_BASE64_SECRET):
+            encoded = secret.removeprefix(_BASE64_SECRET)
+            padding = "=" * (-len(encoded) % 4)
+            key = base64.b64decode(encoded + padding, validate=True)
+        else:
+            key = secret.encode()
+    except ValueError:
+        key = b""
+    if not key:
+        raise ValueError("a secret such as 'ws_...', or base64 after 'whsec_'")
+    return key
+
+
+def verify(body: bytes, headers: Headers, secrets: t.Sequence[str], *, now: float) -> str:
+    """Return the event's id, which is the same in every retry, if one of the secrets signed it.
+
+    :param body: the request's body as it arrived.
+    :param headers: anything with ``get``; plain mappings need lower-case names.
+    :param secrets: each may have signed the delivery; several while one is rotated.
+    :param now: this moment in seconds since 1970 (UTC).
+    :raises InvalidSignature: for whatever is wrong with a delivery.
+    """
+    event_id = _header(headers, "webhook-id", _ID)
+    timestamp = _header(headers, "webhook-timestamp", _TIMESTAMP)
+    # Written so that a clock that is no number refuses.
+    if not abs(now - int(timestamp)) <= TOLERANCE:
+        raise InvalidSignature(
+            f"The webhook's timestamp is more than {TOLERANCE} seconds from this server's clock."
+        )
+    signatures = headers.get("webhook-signature")
+    if not isinstance(signatures, str) or len(signatures) > _LONGEST_SIGNATURES:
+        raise InvalidSignature("The webhook-signature header is missing or malformed.")
+    signed = f"{event_id}.{timestamp}.".encode() + body
+    expected = [_sign(signed, secret) for secret in secrets]
+    matches = [
+        hmac.compare_digest(signature.encode(errors="replace"), good)
+        for signature in signatures.split(" ")
+        for good in expected
+    ]
+    if not any(matches):
+        raise InvalidSignature()
+    return event_id
+
+
+def _header(headers: Headers, name: str, pattern: re.Pattern[str]) -> str:
+    value = headers.get(name)
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise InvalidSignature(f"The {name} header is missing or malformed.")
+    return value
+
+
+def _sign(signed: bytes, secret: str) -> bytes:
+    try:
+        key = decode_secret(secret)
+    except ValueError:
+        # The settings refuse such a secret; here it must not open the door.
+        raise InvalidSignature() from None
+    # Compared as text: of the four ways to write 32 bytes in base64, one is valid.
+    return b"v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256))

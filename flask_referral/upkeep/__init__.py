@@ -1,0 +1,1 @@
+"""What keeps the tables small, and a person's data in that person's hands."""

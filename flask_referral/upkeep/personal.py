@@ -1,0 +1,165 @@
+"""What is known of one user: all of it as data, and its removal."""
+
+from __future__ import annotations
+
+import datetime as dt
+import typing as t
+
+import sqlalchemy as sa
+
+from .. import codes
+from .. import wallet
+from ..clock import as_utc
+from . import purge
+
+if t.TYPE_CHECKING:
+    from ..db.models import Models
+_OWN_VISIT = ("referral_code", "clicked_at", "bound_at", "referrer_url", "user_agent", "ip_hash")
+#: Columns of a conversion that say who the other one is, or what the other one bought.
+_OTHERS_OF_REFERRER = ("referred_user_id", "metadata_")
+_OTHERS_OF_REFERRED = ("referrer_user_id",)
+
+
+class Erased(t.NamedTuple):
+    """What :func:`erase` removed."""
+
+    #: ``removed``, ``replaced`` (by one that nobody has seen), or ``none``
+    code: str
+    #: Visits through the user's code.
+    clicks: int
+    #: The user's own visits, which lost their personal fields.
+    own_clicks: int
+
+
+def export(
+    connection: sa.Connection, models: Models, wallet_table: sa.Table | None, user_id: t.Any
+) -> dict[str, t.Any]:
+    """Return all that is known of a user, ready for JSON.
+
+    Of other people it tells no ids and nothing personal: of the visitors through the user's
+    code when they came and whether they signed up, of those who bought what they earned him.
+
+    :param wallet_table: the host's wallet, or None; of it the referral rows are told.
+    :raises UnknownUser: where there is no such user.
+    """
+    codes.require_user(connection, models, user_id)
+    code = models.ReferralCode.__table__.c
+    click = models.ReferralClick.__table__.c
+    daily = models.ReferralDaily.__table__.c
+    conversion = models.ReferralConversion.__table__.c
+    event = models.ReferralEvent.__table__
+    bought = sa.select(conversion.whop_membership_id).where(conversion.referred_user_id == user_id)
+
+    def rows(columns: t.Iterable[t.Any], where: t.Any, order: t.Any) -> list[dict[str, t.Any]]:
+        found = connection.execute(sa.select(*columns).where(where).order_by(order))
+        return [dict(zip(found.keys(), map(_plain, row), strict=True)) for row in found]
+
+    def conversions(where: t.Any, others: t.Container[str]) -> list[dict[str, t.Any]]:
+        columns = [column.label(column.name) for column in conversion if column.key not in others]
+        return rows(columns, where, conversion.converted_at)
+
+    owned = rows((code.code, code.created_at), code.user_id == user_id, code.code)
+    signed_up = click.referred_user_id.is_not(None).label("signed_up")
+    visits = rows(
+        (click.clicked_at, signed_up), click.referrer_user_id == user_id, click.clicked_at
+    )
+    own_visit = [click[name] for name in _OWN_VISIT]
+    return {
+        "user": _plain(user_id),
+        "code": owned[0] if owned else None,
+        "clicks": visits,
+        "daily": rows((daily.day, daily.clicks), daily.referrer_user_id == user_id, daily.day),
+        "own_clicks": rows(own_visit, click.referred_user_id == user_id, click.clicked_at),
+        "conversions_as_referrer": conversions(
+            conversion.referrer_user_id == user_id, _OTHERS_OF_REFERRER
+        ),
+        "conversions_as_referred": conversions(
+            conversion.referred_user_id == user_id, _OTHERS_OF_REFERRED
+        ),
+        "events": rows(event.c, event.c.membership_id.in_(bought), event.c.received_at),
+        "wallet": _wallet_rows(rows, wallet_table, user_id),
+    }
+
+
+def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.datetime) -> Erased:
+    """Remove a user's code, its clicks, and the personal fields of the user's own visits.
+
+    The wallet and the conversions stay as they are, the user's as referrer too, until the host
+    deletes the user's row: they are the record of money that was paid. So nobody's purchase is
+    paid for a second time, what is pending is credited when it is due, and a refund takes the
+    bonus back. Since a conversion has to name a code of its referrer's, the code of a user with
+    conversions is replaced by one that nobody has seen instead of removed.
+
+    It may be repeated. Users who signed up through the code and have not bought anything are
+    referred by nobody afterwards.
+
+    :param connection: in READ COMMITTED or on SQLite.
+    :raises UnknownUser: where there is no such user and nothing was left of one.
+    """
+    click = models.ReferralClick.__table__
+    daily = models.ReferralDaily.__table__
+    is_own = click.c.referred_user_id == user_id
+
+    def delete_clicks() -> int:
+        return connection.execute(
+            sa.delete(click).where(click.c.referrer_user_id == user_id)
+        ).rowcount
+
+    clicks = delete_clicks()
+    code = _lock_code(connection, models, user_id)
+    # Those that came before the code was locked; a new one waits, and finds no code then.
+    clicks += delete_clicks()
+    done = "none" if code is None else _retire(connection, models, code, now)
+    sums = connection.execute(sa.delete(daily).where(daily.c.referrer_user_id == user_id)).rowcount
+    own_clicks = purge.clear(connection, models, is_own)
+    if not (clicks or sums or own_clicks or code):
+        codes.require_user(connection, models, user_id)
+    return Erased(done, clicks, own_clicks)
+
+
+def _lock_code(connection: sa.Connection, models: Models, user_id: t.Any) -> str | None:
+    code = models.ReferralCode.__table__.c
+    # A purchase or a click that names the code and is not committed yet is waited for.
+    return connection.scalar(sa.select(code.code).where(code.user_id == user_id).with_for_update())
+
+
+def _retire(connection: sa.Connection, models: Models, old: str, now: dt.datetime) -> str:
+    code = models.ReferralCode.__table__
+    conversion = models.ReferralConversion.__table__
+    names_it = conversion.c.referral_code == old
+    if connection.execute(sa.select(conversion.c.id).where(names_it).limit(1)).first() is None:
+        connection.execute(sa.delete(code).where(code.c.code == old))
+        return "removed"
+    new = codes.generate_referral_code()
+    renamed = sa.update(code).where(code.c.code == old).values(code=new, created_at=now)
+    follow = sa.update(conversion).where(names_it).values(referral_code=new)
+    if connection.dialect.name == "sqlite":
+        # For hosts that switched foreign keys on; it ends with the transaction.
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+        connection.execute(follow)
+        connection.execute(renamed)
+    else:
+        # One statement: PostgreSQL looks at the foreign key when it has ended.
+        connection.execute(renamed.add_cte(follow.cte("follow")))
+    return "replaced"
+
+
+def _wallet_rows(
+    rows: t.Callable[..., list[dict[str, t.Any]]], table: sa.Table | None, user_id: t.Any
+) -> list[dict[str, t.Any]]:
+    if table is None:
+        return []
+    columns = {column.name: column for column in table.columns}
+    own = sa.and_(columns["user_id"] == user_id, columns["reference_type"] == wallet.REFERENCE_TYPE)
+    order = columns.get("created_at", columns["reference_id"])
+    return rows((column.label(name) for name, column in columns.items()), own, order)
+
+
+def _plain(value: t.Any) -> t.Any:
+    if isinstance(value, dt.datetime):
+        return as_utc(value).isoformat()
+    if isinstance(value, dt.date):
+        return value.isoformat()
+    if isinstance(value, bool | int | str | dict | list) or value is None:
+        return value
+    return str(value)

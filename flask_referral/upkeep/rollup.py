@@ -1,0 +1,109 @@
+"""Sums of closed days, so that a popular referrer's statistics stay cheap.
+
+A UTC day is closed an hour after its end: by then the last click that was dated in it has been
+committed. Days are closed in order, each in a transaction, which keeps a promise that the
+statistics and the purge rely on: where a referrer has a sum for a day, all the referrer's clicks
+up to the end of that day are in the sums. No lock is taken that a click would wait for.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import typing as t
+
+import sqlalchemy as sa
+
+from .. import clicks
+from ..clock import as_utc
+from ..db import days
+from ..db.sql import DEADLOCK_DETECTED
+from ..db.sql import sqlstate
+
+if t.TYPE_CHECKING:
+    from ..db.models import Models
+#: How long after its end a day is closed.
+GRACE = dt.timedelta(hours=1)
+ATTEMPTS = 10
+
+
+class Closed(t.NamedTuple):
+    """A day that has its sums."""
+
+    day: dt.date
+    #: How many referrers had clicks on it, without those that somebody else summed up.
+    referrers: int
+
+
+def last_closable(now: dt.datetime) -> dt.date:
+    """Return the newest day that may be closed."""
+    return days.day_of(now - GRACE) - dt.timedelta(days=1)
+
+
+def first_open(connection: sa.Connection, models: Models) -> dt.date | None:
+    """Return the first day with clicks after the last that has sums, or None. Two statements."""
+    last = connection.scalar(sa.select(sa.func.max(models.ReferralDaily.__table__.c.day)))
+    return _next_day(connection, models, last)
+
+
+def close(connection: sa.Connection, models: Models, now: dt.datetime) -> t.Iterator[Closed]:
+    """Sum up the days that have ended, oldest first.
+
+    After each day what was done is yielded, for the caller to commit. It can be interrupted,
+    repeated, and run twice at once: each sum is written once.
+
+    :param connection: in READ COMMITTED or on SQLite, since a day has to be read again where a
+        user was deleted while it was summed up.
+    :param now: aware.
+    """
+    day = first_open(connection, models)
+    while day is not None and day <= last_closable(now):
+        yield Closed(day, _sum_up(connection, models, day))
+        day = _next_day(connection, models, day)
+
+
+def _next_day(connection: sa.Connection, models: Models, last: dt.date | None) -> dt.date | None:
+    clicked_at = models.ReferralClick.__table__.c.clicked_at
+    query = sa.select(sa.func.min(clicked_at))
+    if last is not None:
+        dialect = connection.dialect.name
+        begin = days.begin(last + dt.timedelta(days=1), dialect)
+        query = query.where(days.column(clicked_at, dialect) >= begin)
+    oldest = connection.scalar(query)
+    return None if oldest is None else days.day_of(as_utc(oldest))
+
+
+def _sum_up(connection: sa.Connection, models: Models, day: dt.date) -> int:
+    click = models.ReferralClick.__table__.c
+    daily = models.ReferralDaily.__table__
+    dialect = connection.dialect.name
+    at = days.column(click.clicked_at, dialect)
+    # In the order of the keys, so that two runs wait for one another in the same order.
+    sums = (
+        sa.select(click.referrer_user_id, sa.literal(day, sa.Date()), sa.func.count())
+        .where(
+            at >= days.begin(day, dialect),
+            at < days.begin(day + dt.timedelta(days=1), dialect),
+        )
+        .group_by(click.referrer_user_id)
+        .order_by(click.referrer_user_id)
+    )
+    statement = (
+        clicks.insert_for(dialect, daily)
+        .from_select(["referrer_user_id", "day", "clicks"], sums)
+        .on_conflict_do_nothing()
+    )
+    if dialect == "sqlite":
+        # One writer at a time: nobody is deleted meanwhile.
+        return connection.execute(statement).rowcount
+    failures = 0
+    while True:
+        try:
+            with connection.begin_nested():
+                return connection.execute(statement).rowcount
+        except sa.exc.DBAPIError as error:
+            # A referrer was deleted between the reading and the writing of the sum, and the next
+            # attempt does not find the clicks any more.
+            failures += 1
+            lost = isinstance(error, sa.exc.IntegrityError) or sqlstate(error) == DEADLOCK_DETECTED
+            if not lost or failures == ATTEMPTS:
+                raise
