@@ -16,8 +16,8 @@ from flask_sqlalchemy import SQLAlchemy
 from . import cli
 from . import wallet
 from .conversions.facts import OWN
-from .db import tables
 from .db.models import build_models
+from .db.models import declare_wallet_index
 from .db.models import Models
 from .db.models import table_of
 from .errors import ConfigurationError
@@ -270,7 +270,7 @@ def _wallet_table(wallet_model: t.Any) -> sa.Table:
             f"The wallet table {table.fullname!r} has no column {', '.join(sorted(missing))}; "
             "wallet_model has to be the host's wallet_transactions."
         )
-    tables.wallet_index(table)
+    declare_wallet_index(table)
     return table
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.pool import SingletonThreadPool
 from sqlalchemy.pool import StaticPool
 
 from flask_referral.db.failures import explain
-from flask_referral.db.tables import VERSION_TABLE
+from flask_referral.db.models import VERSION_TABLE
 from flask_referral.errors import ConfigurationError
 from flask_referral.errors import MigrationRefused
 from flask_referral.errors import ReferralError

@@ -20,6 +20,7 @@ TABLES = {
     "referral_conversions",
     "referral_daily",
     "referral_events",
+    "referral_rewards",
 }
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 

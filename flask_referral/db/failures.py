@@ -7,8 +7,8 @@ import typing as t
 
 import sqlalchemy as sa
 
+from .models import VERSION_TABLE
 from .sql import sqlstate
-from .tables import VERSION_TABLE
 
 if t.TYPE_CHECKING:
     from .models import Models

@@ -1,165 +1,421 @@
-"""The mapped classes, built once for each database object of the host."""
+"""The tables, stated once: mixins of mapped classes, built for each database of a host.
+
+Every name is wrapped in :class:`~sqlalchemy.sql.elements.conv`, so that no naming convention of
+the host's metadata changes it. The shipped migrations make the same schema.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import enum
 import typing as t
 import uuid
 
 import sqlalchemy as sa
 from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import make_transient_to_detached
 from sqlalchemy.orm import Mapped
+from sqlalchemy.orm import mapped_column
+from sqlalchemy.orm import MappedColumn
 from sqlalchemy.orm import Mapper
+from sqlalchemy.orm import Session
+from sqlalchemy.schema import conv
+from sqlalchemy.sql.functions import FunctionElement
 
 from ..errors import ConfigurationError
-from . import tables
+
+#: Alembic's record of which of our revisions a database has; apart from the host's own.
+VERSION_TABLE = "referral_alembic_version"
+#: What keeps a reward from being paid twice; an index on the host's wallet table.
+WALLET_INDEX = "idx_wallet_transactions_referral_bonus_unique"
 
 _INFO_KEY = "flask_referral"
 
 
+class RewardStatus(enum.StrEnum):
+    """Where a reward is between the payment that earned it and the wallet."""
+
+    #: Credited when its hold is over.
+    pending = enum.auto()
+    #: Waits for a reviewer.
+    held = enum.auto()
+    #: In the wallet (or recorded, where there is none), less what was taken back of it.
+    credited = enum.auto()
+    #: Taken back whole.
+    reversed = enum.auto()
+    #: Given up whole before it was credited.
+    void = enum.auto()
+
+
+#: A reward that was paid, be it taken back since.
+PAID = (RewardStatus.credited, RewardStatus.reversed)
+#: A reward of which nothing is left.
+GONE = (RewardStatus.reversed, RewardStatus.void)
+
+
+class RewardRole(enum.StrEnum):
+    """Whose reward it is."""
+
+    referrer = enum.auto()
+    #: The welcome bonus of the user who was referred.
+    referred = enum.auto()
+
+
+class new_uuid(FunctionElement[uuid.UUID]):
+    """A random UUID that the database makes."""
+
+    name = "gen_random_uuid"
+    type = sa.Uuid()
+    inherit_cache = True
+
+
+@compiles(new_uuid)
+def _compile_new_uuid(element: new_uuid, compiler: t.Any, **kwargs: t.Any) -> str:
+    return "gen_random_uuid()"
+
+
+@compiles(new_uuid, "sqlite")
+def _compile_new_uuid_sqlite(element: new_uuid, compiler: t.Any, **kwargs: t.Any) -> str:
+    # RFC 9562, section 5.4: the version digit is 4, the variant digit one of 8, 9, a, b.
+    return (
+        "(lower(hex(randomblob(6)) || '4' || substr(hex(randomblob(2)), 2) || "
+        "substr('89ab', 1 + (random() & 3), 1) || substr(hex(randomblob(2)), 2) || "
+        "hex(randomblob(6))))"
+    )
+
+
+class _JSONB(JSONB):
+    """JSONB whose repr is an expression that autogenerate can put into a host's script.
+
+    JSONB's own names a ``Text`` that such a script does not import, which Alembic mends on
+    PostgreSQL only: a host that develops on SQLite would get a script that does not run.
+    """
+
+    def __repr__(self) -> str:
+        return "JSONB(none_as_null=True)"
+
+
+# Autogenerate writes the module's name before the repr.
+_JSONB.__module__ = JSONB.__module__
+
+
+class _UserKey(sa.types.UserDefinedType[t.Any]):
+    """Stands for the type of the host's user key until the table is built."""
+
+    def __init__(self, ondelete: str) -> None:
+        self.ondelete = ondelete
+
+
+def _id() -> Mapped[uuid.UUID]:
+    return mapped_column(sa.Uuid(), server_default=new_uuid(), nullable=False)
+
+
+def _user(ondelete: str) -> t.Any:
+    return mapped_column(_UserKey(ondelete), nullable=ondelete == "SET NULL")
+
+
+def _text(*, nullable: bool = False) -> t.Any:
+    return mapped_column(sa.Text(), nullable=nullable)
+
+
+def _cents(*, default: int | None = None) -> Mapped[int]:
+    server_default = None if default is None else str(default)
+    return mapped_column(sa.Integer(), server_default=server_default, nullable=False)
+
+
+def _moment(*, default: bool = False) -> t.Any:
+    server_default = sa.func.now() if default else None
+    return mapped_column(sa.DateTime(timezone=True), server_default=server_default, nullable=True)
+
+
+def _json() -> t.Any:
+    type_ = sa.JSON(none_as_null=True).with_variant(_JSONB(none_as_null=True), "postgresql")
+    # "metadata" is taken on declarative classes.
+    return mapped_column("metadata", type_, key="metadata_", nullable=True)
+
+
+def _where(condition: str) -> dict[str, t.Any]:
+    text = sa.text(condition)
+    return {"postgresql_where": text, "sqlite_where": text}
+
+
+def _index(name: str, *columns: str, **options: t.Any) -> sa.Index:
+    return sa.Index(conv(name), *columns, **options)
+
+
 class _Mixin:
+    """What the mixins share: how their tables are built."""
+
     #: The host's user class or table; ``init_app`` sets it on the classes that it builds.
     __user_model__: t.ClassVar[t.Any]
     __tablename__: t.ClassVar[str]
+    #: The columns of the primary key.
+    _key: t.ClassVar[tuple[str, ...]] = ("id",)
     if t.TYPE_CHECKING:
         metadata: t.ClassVar[sa.MetaData]
         __table__: t.ClassVar[sa.Table]
 
-        @classmethod
-        def _build_table(cls, metadata: sa.MetaData, key: sa.Column[t.Any]) -> sa.Table:
-            """Build the table of this mixin."""
+    @classmethod
+    def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
+        """Yield the constraints and indexes, without the primary key and those of user keys."""
+        return iter(())
 
-    # Declarative asks this for the table. A declared attr ``__table__`` would be shorter, but
-    # only late releases of SQLAlchemy 2.0 know it.
+    # Declarative asks this for the table.
     @classmethod
     def __table_cls__(
-        cls, name: str, metadata: sa.MetaData, *columns: t.Any, **options: t.Any
+        cls, name: str, metadata: sa.MetaData, *items: t.Any, **options: t.Any
     ) -> sa.Table:
-        if columns or options:
+        mixin = next(base for base in cls.__mro__ if _Mixin in base.__bases__)
+        declared = {
+            value.column.name or attribute
+            for attribute, value in vars(mixin).items()
+            if isinstance(value, MappedColumn)
+        }
+        added = [getattr(item, "name", item) for item in items]
+        added = [item for item in added if item not in declared] + list(options)
+        if added:
             raise ConfigurationError(
-                f"{cls.__name__} adds columns or table arguments to {name!r}, which the shipped "
-                "migrations make; put them in a table of your own that refers to it."
+                f"{cls.__name__} adds columns or table arguments to {name!r} "
+                f"({', '.join(map(str, added))}), which the shipped migrations make; put them in a "
+                "table of your own that refers to it."
             )
-        return cls._build_table(metadata, user_key(cls.__user_model__))
+        key = user_key(cls.__user_model__)
+        rules: list[sa.schema.SchemaItem] = [
+            sa.PrimaryKeyConstraint(*cls._key, name=conv(f"{name}_pkey"))
+        ]
+        for column in items:
+            if isinstance(column.type, _UserKey):
+                ondelete = column.type.ondelete
+                column.type = key.type
+                rules.append(_foreign_key(name, column.name, key, ondelete))
+        return sa.Table(name, metadata, *items, *rules, *cls._rules(metadata))
+
+
+def _foreign_key(
+    table: str, column: str, target: sa.Column[t.Any], ondelete: str
+) -> sa.ForeignKeyConstraint:
+    # The column itself, not its name: the user table may live in another MetaData.
+    return sa.ForeignKeyConstraint(
+        [column], [target], name=conv(f"{table}_{column}_fkey"), ondelete=ondelete
+    )
 
 
 class ReferralCodeMixin(_Mixin):
     """A user's one code (table ``referral_codes``).
 
     A host that wants a class of its own subclasses a mixin together with ``db.Model``, sets
-    ``__user_model__`` to its user class or table, and does so before ``init_app``.
+    ``__user_model__`` to its user class or table, and does so before ``init_app``. It may add
+    methods and relationships, and no columns.
     """
 
-    __tablename__ = tables.CODES
+    __tablename__ = "referral_codes"
 
-    if t.TYPE_CHECKING:
-        id: Mapped[uuid.UUID]
-        user_id: Mapped[t.Any]
-        code: Mapped[str]
-        #: UTC
-        created_at: Mapped[dt.datetime]
+    id: Mapped[uuid.UUID] = _id()
+    user_id: Mapped[t.Any] = _user("CASCADE")
+    code: Mapped[str] = _text()
+    #: UTC
+    created_at: Mapped[dt.datetime] = _moment(default=True)
 
     @classmethod
-    def _build_table(cls, metadata: sa.MetaData, key: sa.Column[t.Any]) -> sa.Table:
-        return tables.codes(metadata, key)
+    def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
+        yield _index("idx_referral_codes_user_id", "user_id", unique=True)
+        yield _index("idx_referral_codes_code", "code", unique=True)
 
 
 class ReferralClickMixin(_Mixin):
     """A visit through a code (table ``referral_clicks``), bound once its visitor signs up."""
 
-    __tablename__ = tables.CLICKS
+    __tablename__ = "referral_clicks"
 
-    if t.TYPE_CHECKING:
-        id: Mapped[uuid.UUID]
-        referral_code: Mapped[str]
-        referrer_user_id: Mapped[t.Any]
-        #: None until the visitor signs up
-        referred_user_id: Mapped[t.Any | None]
-        #: UTC
-        clicked_at: Mapped[dt.datetime]
-        referrer_url: Mapped[str | None]
-        user_agent: Mapped[str | None]
-        ip_hash: Mapped[str | None]
-        #: UTC; when the visitor signed up
-        bound_at: Mapped[dt.datetime | None]
+    id: Mapped[uuid.UUID] = _id()
+    referral_code: Mapped[str] = _text()
+    referrer_user_id: Mapped[t.Any] = _user("CASCADE")
+    #: None until the visitor signs up
+    referred_user_id: Mapped[t.Any | None] = _user("SET NULL")
+    #: UTC
+    clicked_at: Mapped[dt.datetime] = _moment(default=True)
+    referrer_url: Mapped[str | None] = _text(nullable=True)
+    user_agent: Mapped[str | None] = _text(nullable=True)
+    ip_hash: Mapped[str | None] = _text(nullable=True)
+    #: UTC; when the visitor signed up
+    bound_at: Mapped[dt.datetime | None] = _moment()
 
     @classmethod
-    def _build_table(cls, metadata: sa.MetaData, key: sa.Column[t.Any]) -> sa.Table:
-        return tables.clicks(metadata, key, _table(metadata, tables.CODES))
+    def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
+        code = _column(metadata, ReferralCodeMixin, "code")
+        yield _foreign_key(cls.__tablename__, "referral_code", code, "CASCADE")
+        yield sa.UniqueConstraint(
+            "referred_user_id",
+            "referral_code",
+            name=conv("referral_clicks_referred_user_id_referral_code_key"),
+        )
+        yield sa.CheckConstraint(
+            "referrer_user_id <> referred_user_id",
+            name=conv("referral_clicks_referrer_not_referred_check"),
+        )
+        yield _index("idx_referral_clicks_referral_code", "referral_code")
+        yield _index(
+            "idx_referral_clicks_referrer_user_id",
+            "referrer_user_id",
+            "clicked_at",
+            postgresql_include=["referred_user_id"],
+        )
+        yield _index("idx_referral_clicks_clicked_at", "clicked_at")
+        # One referrer for each user. Stops at the bound rows, which are few.
+        bound = _where("referred_user_id IS NOT NULL")
+        yield _index("idx_referral_clicks_bound_unique", "referred_user_id", unique=True, **bound)
+        yield _index("idx_referral_clicks_signups", "referrer_user_id", "clicked_at", **bound)
 
 
 class ReferralConversionMixin(_Mixin):
-    """A referred user's purchase (table ``referral_conversions``); one for each such user."""
+    """A referred user who became a paying one (table ``referral_conversions``)."""
 
-    __tablename__ = tables.CONVERSIONS
+    __tablename__ = "referral_conversions"
 
-    if t.TYPE_CHECKING:
-        id: Mapped[uuid.UUID]
-        referrer_user_id: Mapped[t.Any]
-        referred_user_id: Mapped[t.Any]
-        referral_code: Mapped[str]
-        whop_membership_id: Mapped[str]
-        bonus_cents: Mapped[int]
-        #: UTC
-        converted_at: Mapped[dt.datetime]
-        #: the column ``metadata``
-        metadata_: Mapped[dict[str, t.Any] | None]
-        #: pending, held, credited, reversed or void
-        status: Mapped[str]
-        #: UTC; when a pending bonus is due
-        available_at: Mapped[dt.datetime | None]
-        #: UTC
-        credited_at: Mapped[dt.datetime | None]
-        #: what was taken back of ``bonus_cents``
-        reversed_cents: Mapped[int]
-        #: what should have been taken back and was no longer in a wallet
-        shortfall_cents: Mapped[int]
-        #: the referred user's own bonus, in a two-sided program
-        referred_bonus_cents: Mapped[int]
-        referred_reversed_cents: Mapped[int]
+    id: Mapped[uuid.UUID] = _id()
+    referrer_user_id: Mapped[t.Any] = _user("CASCADE")
+    referred_user_id: Mapped[t.Any] = _user("CASCADE")
+    referral_code: Mapped[str] = _text()
+    whop_membership_id: Mapped[str] = _text()
+    #: what the policy gave the referrer for the payment that qualified
+    bonus_cents: Mapped[int] = _cents()
+    #: UTC
+    converted_at: Mapped[dt.datetime] = _moment(default=True)
+    #: the column ``metadata``
+    metadata_: Mapped[dict[str, t.Any] | None] = _json()
 
     @classmethod
-    def _build_table(cls, metadata: sa.MetaData, key: sa.Column[t.Any]) -> sa.Table:
-        return tables.conversions(metadata, key, _table(metadata, tables.CODES))
+    def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
+        code = _column(metadata, ReferralCodeMixin, "code")
+        yield _foreign_key(cls.__tablename__, "referral_code", code, "CASCADE")
+        yield sa.CheckConstraint(
+            "referrer_user_id <> referred_user_id",
+            name=conv("referral_conversions_referrer_not_referred_check"),
+        )
+        yield _index(
+            "idx_referral_conversions_referrer_user_id", "referrer_user_id", "converted_at"
+        )
+        yield _index("idx_referral_conversions_referred_user_id", "referred_user_id")
+        yield _index(
+            "idx_referral_conversions_referred_user_unique", "referred_user_id", unique=True
+        )
+
+
+class ReferralRewardMixin(_Mixin):
+    """What one payment earned one beneficiary (table ``referral_rewards``)."""
+
+    __tablename__ = "referral_rewards"
+
+    #: the wallet's ``reference_id``; of the referrer's first one the conversion's id
+    id: Mapped[uuid.UUID] = _id()
+    conversion_id: Mapped[uuid.UUID | None] = mapped_column(sa.Uuid(), nullable=True)
+    #: whose wallet
+    user_id: Mapped[t.Any] = _user("CASCADE")
+    #: who paid; None once that account is gone
+    referred_user_id: Mapped[t.Any | None] = _user("SET NULL")
+    #: a :class:`RewardRole`
+    role: Mapped[str] = _text()
+    provider: Mapped[str] = _text()
+    payment_id: Mapped[str] = _text()
+    membership_id: Mapped[str] = _text()
+    #: 1 for the payment that qualified, 2 and more for renewals
+    number: Mapped[int] = mapped_column(sa.Integer(), nullable=False)
+    cents: Mapped[int] = _cents()
+    #: what was taken back of ``cents``
+    reversed_cents: Mapped[int] = _cents(default=0)
+    #: what should have been taken back and was no longer in the wallet
+    shortfall_cents: Mapped[int] = _cents(default=0)
+    #: a :class:`RewardStatus`
+    status: Mapped[str] = _text()
+    #: UTC; when a pending reward is due
+    available_at: Mapped[dt.datetime | None] = _moment()
+    #: UTC
+    credited_at: Mapped[dt.datetime | None] = _moment()
+    #: UTC
+    created_at: Mapped[dt.datetime] = _moment(default=True)
+    #: the policy's own label
+    campaign: Mapped[str | None] = _text(nullable=True)
+
+    @classmethod
+    def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
+        conversion = _column(metadata, ReferralConversionMixin, "id")
+        yield _foreign_key(cls.__tablename__, "conversion_id", conversion, "SET NULL")
+        for column, values in (("role", RewardRole), ("status", RewardStatus)):
+            listed = ", ".join(f"'{value}'" for value in values)
+            yield sa.CheckConstraint(
+                f"{column} IN ({listed})", name=conv(f"referral_rewards_{column}_check")
+            )
+        yield sa.CheckConstraint(
+            "reversed_cents >= 0 AND reversed_cents <= cents",
+            name=conv("referral_rewards_reversed_cents_check"),
+        )
+        yield sa.CheckConstraint(
+            "shortfall_cents >= 0", name=conv("referral_rewards_shortfall_cents_check")
+        )
+        # One payment pays a beneficiary once.
+        yield _index(
+            "idx_referral_rewards_payment_unique", "provider", "payment_id", "role", unique=True
+        )
+        yield _index("idx_referral_rewards_user_id", "user_id", "created_at")
+        yield _index("idx_referral_rewards_referred_user_id", "referred_user_id")
+        yield _index("idx_referral_rewards_conversion_id", "conversion_id")
+        yield _index("idx_referral_rewards_membership_id", "membership_id")
+        # What "mature" looks for, and what the next credits pay off: few rows each.
+        yield _index(
+            "idx_referral_rewards_available_at", "available_at", **_where("status = 'pending'")
+        )
+        yield _index("idx_referral_rewards_shortfall", "user_id", **_where("shortfall_cents > 0"))
 
 
 class ReferralEventMixin(_Mixin):
-    """Something that happened once (table ``referral_events``): a delivery, a refund, a credit."""
+    """Something that happened once (table ``referral_events``): a delivery, a payment, a fact."""
 
-    __tablename__ = tables.EVENTS
+    __tablename__ = "referral_events"
+    _key = ("provider", "kind", "event_id")
 
-    if t.TYPE_CHECKING:
-        provider: Mapped[str]
-        event_id: Mapped[str]
-        kind: Mapped[str]
-        membership_id: Mapped[str | None]
-        outcome: Mapped[str]
-        amount_cents: Mapped[int | None]
-        #: what ``amount_cents`` is a part of; None: of the bonus
-        base_cents: Mapped[int | None]
-        #: UTC
-        received_at: Mapped[dt.datetime]
+    provider: Mapped[str] = _text()
+    #: an :class:`~flask_referral.conversions.facts.Kind`, or ``delivery``
+    kind: Mapped[str] = _text()
+    #: what tells it apart within its kind
+    event_id: Mapped[str] = _text()
+    #: of a delivery: what it reported
+    type: Mapped[str | None] = _text(nullable=True)
+    payment_id: Mapped[str | None] = _text(nullable=True)
+    membership_id: Mapped[str | None] = _text(nullable=True)
+    #: of a fact: the id of the refund, the dispute or the reward
+    reference: Mapped[str | None] = _text(nullable=True)
+    outcome: Mapped[str] = _text()
+    amount_cents: Mapped[int | None] = mapped_column(sa.BigInteger(), nullable=True)
+    #: what ``amount_cents`` is a part of; None: of the bonus
+    base_cents: Mapped[int | None] = mapped_column(sa.BigInteger(), nullable=True)
+    #: UTC; by the provider's clock where it tells, else the arrival
+    occurred_at: Mapped[dt.datetime | None] = _moment()
+    #: UTC
+    received_at: Mapped[dt.datetime] = _moment(default=True)
 
     @classmethod
-    def _build_table(cls, metadata: sa.MetaData, key: sa.Column[t.Any]) -> sa.Table:
-        return tables.events(metadata)
+    def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
+        yield _index("idx_referral_events_payment_id", "payment_id")
+        yield _index("idx_referral_events_membership_id", "membership_id")
 
 
 class ReferralDailyMixin(_Mixin):
-    """A referrer's clicks on a closed day (table ``referral_daily``)."""
+    """A referrer's clicks on a closed day (table ``referral_daily``), so that totals stay cheap."""
 
-    __tablename__ = tables.DAILY
+    __tablename__ = "referral_daily"
+    _key = ("referrer_user_id", "day")
 
-    if t.TYPE_CHECKING:
-        referrer_user_id: Mapped[t.Any]
-        #: UTC
-        day: Mapped[dt.date]
-        clicks: Mapped[int]
+    referrer_user_id: Mapped[t.Any] = _user("CASCADE")
+    #: UTC
+    day: Mapped[dt.date] = mapped_column(sa.Date(), nullable=False)
+    clicks: Mapped[int] = mapped_column(sa.Integer(), nullable=False)
 
     @classmethod
-    def _build_table(cls, metadata: sa.MetaData, key: sa.Column[t.Any]) -> sa.Table:
-        return tables.daily(metadata, key)
+    def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
+        yield _index("idx_referral_daily_day", "day")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,12 +425,13 @@ class Models:
     ReferralCode: type[ReferralCodeMixin]
     ReferralClick: type[ReferralClickMixin]
     ReferralConversion: type[ReferralConversionMixin]
+    ReferralReward: type[ReferralRewardMixin]
     ReferralEvent: type[ReferralEventMixin]
     ReferralDaily: type[ReferralDailyMixin]
     #: The key of the host's user table.
     user_key: sa.Column[t.Any]
     version_table: sa.Table
-    #: Statements of the hot paths, built on their first use.
+    #: Statements of the hot paths, built on their first use; see :mod:`flask_referral.db.sql`.
     statements: dict[t.Any, t.Any] = dataclasses.field(
         default_factory=dict, compare=False, repr=False
     )
@@ -202,9 +459,36 @@ class Models:
             self.ReferralCode,
             self.ReferralClick,
             self.ReferralConversion,
+            self.ReferralReward,
             self.ReferralEvent,
             self.ReferralDaily,
         )
+
+    def bind(self, session: Session) -> sa.Engine | sa.Connection:
+        """Return what a session reaches our tables by; a session may have several databases."""
+        return session.get_bind(sa.inspect(self.ReferralCode))
+
+    def connection(self, session: Session) -> sa.Connection:
+        """Return the session's own connection to the database of our tables, in its transaction."""
+        return session.connection({"mapper": sa.inspect(self.ReferralCode)})
+
+
+M = t.TypeVar("M", bound=_Mixin)
+
+
+def attach(session: Session, model: type[M], **values: t.Any) -> M:
+    """Return the entity of a row that was just inserted, without asking the database for it."""
+    entity = model(**values)
+    make_transient_to_detached(entity)
+    session.add(entity)
+    return entity
+
+
+def expire(session: Session, model: type[_Mixin], key: t.Any) -> None:
+    """Let the session's entity of a row, if it has one, be read again when it is next used."""
+    entity = session.identity_map.get(sa.orm.util.identity_key(model, key))
+    if entity is not None:
+        session.expire(entity)
 
 
 def table_of(model: t.Any, argument: str) -> sa.Table:
@@ -245,6 +529,15 @@ def user_key(user_model: t.Any) -> sa.Column[t.Any]:
     return key
 
 
+def bind_key_of(db: SQLAlchemy, table: sa.Table) -> str | None:
+    """Return which of the host's databases a table is in.
+
+    A table in a MetaData of its own (one that migrations must not touch) belongs to the default
+    database.
+    """
+    return next((name for name, md in db.metadatas.items() if md is table.metadata), None)
+
+
 def build_models(db: SQLAlchemy, user_model: t.Any) -> Models:
     """Build the mapped classes in the metadata of the host's users, or return those built before.
 
@@ -254,9 +547,7 @@ def build_models(db: SQLAlchemy, user_model: t.Any) -> Models:
         built for another user table.
     """
     key = user_key(user_model)
-    # A user table in a MetaData of its own (one that migrations must not touch) belongs to the
-    # default database.
-    bind_key = next((name for name, md in db.metadatas.items() if md is key.table.metadata), None)
+    bind_key = bind_key_of(db, key.table)
     metadata = db.metadatas[bind_key]
     built: Models | None = metadata.info.get(_INFO_KEY)
     if built is not None:
@@ -284,17 +575,38 @@ def build_models(db: SQLAlchemy, user_model: t.Any) -> Models:
         ReferralCode=build("ReferralCode", ReferralCodeMixin),
         ReferralClick=build("ReferralClick", ReferralClickMixin),
         ReferralConversion=build("ReferralConversion", ReferralConversionMixin),
+        ReferralReward=build("ReferralReward", ReferralRewardMixin),
         ReferralEvent=build("ReferralEvent", ReferralEventMixin),
         ReferralDaily=build("ReferralDaily", ReferralDailyMixin),
         user_key=key,
-        version_table=tables.version(metadata),
+        version_table=_version(metadata),
     )
     metadata.info[_INFO_KEY] = models
     return models
 
 
-def _table(metadata: sa.MetaData, name: str) -> sa.Table:
+def declare_wallet_index(wallet: sa.Table) -> None:
+    """Declare our index on the host's wallet table, so that autogenerate does not drop it."""
+    columns = {column.name: column for column in wallet.columns}
+    if any(index.name == WALLET_INDEX for index in wallet.indexes):
+        return
+    where = _where("type = 'referral_bonus' AND reference_type = 'referral_conversion'")
+    sa.Index(conv(WALLET_INDEX), columns["reference_id"], unique=True, **where)
+
+
+def _version(metadata: sa.MetaData) -> sa.Table:
+    """Declare Alembic's version table, so that the host's autogenerate does not drop it."""
+    return sa.Table(
+        VERSION_TABLE,
+        metadata,
+        sa.Column("version_num", sa.String(32), nullable=False),
+        sa.PrimaryKeyConstraint("version_num", name=conv(f"{VERSION_TABLE}_pkc")),
+    )
+
+
+def _column(metadata: sa.MetaData, mixin: type[_Mixin], column: str) -> sa.Column[t.Any]:
+    name = mixin.__tablename__
     qualified = f"{metadata.schema}.{name}" if metadata.schema else name
     if qualified not in metadata.tables:
         raise ConfigurationError(f"Define the class of {name!r} first; this one refers to it.")
-    return metadata.tables[qualified]
+    return metadata.tables[qualified].c[column]

@@ -7,7 +7,7 @@ import typing as t
 import sqlalchemy as sa
 
 from .. import wallet as station
-from ..db import tables
+from ..db.models import WALLET_INDEX
 from .findings import Check
 from .findings import counted
 from .findings import EXAMPLES
@@ -32,7 +32,7 @@ _SQLITE_INDEX = sa.text(
 def index(patient: Patient) -> t.Iterator[Finding]:
     """Whether the database itself refuses to pay a bonus twice."""
     table = patient.wallet
-    name = tables.WALLET_INDEX
+    name = WALLET_INDEX
     with patient.connect() as connection:
         preparer = connection.dialect.identifier_preparer
         formatted = preparer.format_table(table)
@@ -66,9 +66,9 @@ def index(patient: Patient) -> t.Iterator[Finding]:
 def _index(patient: Patient, formatted: str) -> sa.TextClause:
     table = patient.wallet
     if patient.dialect == "postgresql":
-        return _POSTGRESQL_INDEX.bindparams(table=formatted, index=tables.WALLET_INDEX)
+        return _POSTGRESQL_INDEX.bindparams(table=formatted, index=WALLET_INDEX)
     return _SQLITE_INDEX.bindparams(
-        table=table.name, schema=table.schema or "main", index=tables.WALLET_INDEX
+        table=table.name, schema=table.schema or "main", index=WALLET_INDEX
     )
 
 

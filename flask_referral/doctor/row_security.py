@@ -6,8 +6,8 @@ import typing as t
 
 import sqlalchemy as sa
 
+from ..db.models import VERSION_TABLE
 from ..db.sql import sqlstate
-from ..db.tables import VERSION_TABLE
 from ..rls.grants import USER_TABLES
 from .findings import Check
 from .findings import fault

@@ -12,7 +12,7 @@ import typing as t
 
 import sqlalchemy as sa
 
-from ..db import tables
+from ..db.models import VERSION_TABLE
 from ..db.sql import sqlstate
 from ..errors import GrantRefused
 from ..schema import locks
@@ -21,9 +21,15 @@ from .acting import IDENTIFIERS
 if t.TYPE_CHECKING:
     from ..db.models import Models
 #: What users read, each their own rows.
-USER_TABLES = (tables.CODES, tables.CLICKS, tables.CONVERSIONS, tables.DAILY)
+USER_TABLES = (
+    "referral_codes",
+    "referral_clicks",
+    "referral_conversions",
+    "referral_rewards",
+    "referral_daily",
+)
 #: What the application works on; users have nothing on those that are not in USER_TABLES.
-SERVICE_TABLES = (*USER_TABLES, tables.EVENTS)
+SERVICE_TABLES = (*USER_TABLES, "referral_events")
 #: On each of SERVICE_TABLES: all rows for the application's login.
 SERVICE_POLICY = "referral_service"
 
@@ -86,7 +92,7 @@ class _Granting:
         self.statements: list[str] = []
         schema = models.metadata.schema
         prefix = f"{self.quote(schema)}." if schema else ""
-        names = [prefix + self.quote(name) for name in (*SERVICE_TABLES, tables.VERSION_TABLE)]
+        names = [prefix + self.quote(name) for name in (*SERVICE_TABLES, VERSION_TABLE)]
         parameters = {"names": names, "policy": SERVICE_POLICY}
         *self.tables, self.version = connection.execute(_TABLES, parameters).all()
         self.user_tables = names[: len(USER_TABLES)]

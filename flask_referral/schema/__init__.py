@@ -15,7 +15,7 @@ from alembic.script import Script
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
-from ..db.tables import VERSION_TABLE
+from ..db.models import VERSION_TABLE
 from ..errors import ReferralError
 from ..errors import SchemaDiffers
 from . import locks

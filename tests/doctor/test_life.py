@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from flask_referral import clock
 from flask_referral import wallet
-from flask_referral.db import tables
+from flask_referral.db.models import WALLET_INDEX
 from flask_referral.doctor import life
 from flask_referral.results import Reward
 
@@ -26,7 +26,7 @@ from .conftest import finding
 from .conftest import HEALTHY
 from .conftest import ill
 
-INDEX = tables.WALLET_INDEX
+INDEX = WALLET_INDEX
 DAY = dt.timedelta(days=1)
 OTHERS = {"row-security-role": "warning", "wallet-trigger": "warning"}
 

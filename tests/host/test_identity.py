@@ -24,9 +24,9 @@ from flask_referral.errors import UnknownUser
 from flask_referral.host import identity
 
 from ..conftest import MakeHost
-from . import Host
-from . import key_column
-from . import KEYS
+from ..hosts import Host
+from ..hosts import key_column
+from ..hosts import KEYS
 
 URL = "/api/referral/generate"
 SOME_UUID = uuid.UUID("6f1c1b2e-0c7e-4d53-9a53-2b5a0c1d7e11")

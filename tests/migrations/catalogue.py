@@ -7,7 +7,7 @@ import typing as t
 
 import sqlalchemy as sa
 
-from flask_referral.db.tables import VERSION_TABLE
+from flask_referral.db.models import VERSION_TABLE
 
 _POSTGRESQL = r"""
 SELECT 'column', c.relname, format('%s. %I %s%s%s', a.attnum, a.attname,
