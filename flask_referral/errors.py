@@ -26,6 +26,10 @@ class AttributionRefused(ReferralError):
     """The user was not moved to another code."""
 
 
+class WalletRefused(ReferralError):
+    """A rule of the host's wallet refused a credit, and the transaction cannot be committed."""
+
+
 class SchemaDiffers(ReferralError):
     """The referral tables are not as the shipped revisions left them."""
 

@@ -15,7 +15,7 @@ from flask_sqlalchemy import SQLAlchemy
 
 from . import cli
 from . import wallet
-from .conversions.facts import OWN
+from .conversions.payment import HOST
 from .db.models import build_models
 from .db.models import declare_wallet_index
 from .db.models import Models
@@ -230,7 +230,7 @@ class Referral(Program):
         :raises ConfigurationError: for another word, or one that is taken.
         """
         if not re.fullmatch("[a-z0-9-]{1,64}", provider) or provider in (
-            OWN,
+            HOST,
             "whop",
             *self._loaders.webhooks,
         ):

@@ -10,8 +10,15 @@ from . import attribution
 from . import clock
 from . import codes
 from . import stats
-from .conversions import convert as conversions
+from .conversions import entities
 from .conversions import reversals
+from .conversions.convert import convert
+from .conversions.facts import Fact
+from .conversions.facts import Kind
+from .conversions.payment import checked_cents
+from .conversions.payment import checked_payment
+from .conversions.payment import HOST
+from .conversions.transaction import Transaction
 from .db.models import ReferralCodeMixin
 from .host import identity
 from .host.state import State
@@ -108,59 +115,100 @@ class Program:
         user: t.Any,
         membership_id: str,
         *,
+        payment_id: str | None = None,
+        provider: str = HOST,
+        paid_cents: int | None = None,
+        currency: str | None = None,
         bonus_cents: int | None = None,
         metadata: dict[str, t.Any] | None = None,
     ) -> ConversionResult:
-        """Turn a referred user's purchase into one conversion and one credit, exactly once.
+        """Turn a payment of a referred user into its rewards and credits, exactly once.
 
         Flushes, never commits: it joins the transaction of the host's order, and both or
-        neither are stored.
+        neither are stored. Call it for each payment, renewals included.
 
         :param user: who bought; a user object or a user id.
-        :param membership_id: the provider's id of what was bought; at most 255 characters.
+        :param membership_id: the provider's id of what was bought; 1 to 255 printable characters.
+        :param payment_id: the provider's id of this payment; default: the membership's. A host
+            that receives the provider's webhooks too passes the provider's own id here, or the
+            payment is paid for twice.
+        :param provider: who named it; a payment is known by its provider and its id.
+        :param paid_cents: what was paid, in the minor unit of ``currency`` (ISO 4217).
+        :param currency: three letters; default: ``REFERRAL_CURRENCY``.
         :param bonus_cents: the referrer's bonus; default: what the ``reward_policy`` says, or
             ``REFERRAL_BONUS_CENTS``.
-        :param metadata: kept with the conversion, as JSON.
+        :param metadata: kept with the conversion, as JSON; what databases refuse in texts is
+            dropped.
         :raises UnknownUser: where ``user`` cannot be a user's id.
-        :raises ReferralError: for a bonus or an id that cannot be stored.
+        :raises ReferralError: for a bonus, an amount or an id that cannot be stored; nothing has
+            been asked of the database then.
+        :raises WalletRefused: where a rule of the wallet's own refuses the credit.
         """
         state = self.state
-        return conversions.convert(
-            state.ledger,
+        payment = checked_payment(
+            membership_id=membership_id,
+            payment_id=payment_id,
+            provider=provider,
+            paid_cents=paid_cents,
+            currency=currency,
+            metadata=metadata,
+            wallet_currency=state.settings.currency,
+        )
+        tx = self._begin(state)
+        outcome = convert(
+            tx,
             identity.user_id(state, user),
-            membership_id,
+            payment,
             policy=state.reward_policy,
             bonus_cents=bonus_cents,
-            paid_cents=None,
-            metadata=metadata,
             now=clock.now(),
         )
+        return entities.conversion_result(tx, outcome)
 
     def reverse(
         self,
         membership_id: str,
         *,
         reason: str,
+        payment_id: str | None = None,
+        provider: str = HOST,
         refund_id: str | None = None,
         amount_cents: int | None = None,
     ) -> ReversalResult:
-        """Take a bonus back, in whole or in part, exactly once for each refund.
+        """Take the bonus of a payment back, in whole or in part, exactly once for each refund.
 
-        Flushes, never commits. A refund of an unknown membership is kept, and applied when its
-        purchase comes.
+        Flushes, never commits. A refund of an unknown payment is kept, and applied when the
+        payment comes.
 
         :param membership_id: what :meth:`convert` was given.
         :param reason: why, for the record.
-        :param refund_id: the provider's id of the refund; default: the membership id.
-        :param amount_cents: how much of the bonus; default: what is left of it.
-        :raises ReferralError: for an amount or an id that makes no sense.
+        :param payment_id: what :meth:`convert` was given; default: the payment of this membership
+            that qualified.
+        :param provider: what :meth:`convert` was given.
+        :param refund_id: the provider's id of the refund; default: the payment's id. Needed where
+            a payment is refunded in parts.
+        :param amount_cents: how much of the referrer's bonus; default: what is left of it.
+        :raises ReferralError: for an amount or an id that makes no sense, and for a second amount
+            without a ``refund_id``.
         """
-        return reversals.reverse(
-            self.state.ledger,
-            membership_id,
+        if amount_cents is not None:
+            checked_cents(amount_cents, "amount_cents", least=1)
+        fact = Fact(
+            kind=Kind.refund,
+            provider=provider,
+            payment_id=payment_id,
+            membership_id=membership_id,
+            id=refund_id,
             reason=reason,
-            refund_id=refund_id,
             amount_cents=amount_cents,
+            occurred_at=clock.now(),
+        )
+        tx = self._begin(self.state)
+        return entities.reversal_result(tx, reversals.apply(tx, fact))
+
+    def _begin(self, state: State) -> Transaction:
+        return Transaction.begin(
+            state.db.session(), state.models, state.settings, state.wallet_table
         )
 
     def stats(self, user: t.Any, days: int = stats.DEFAULT_DAYS) -> Stats:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import decimal
 import enum
 import typing as t
 
 if t.TYPE_CHECKING:
     from .db.models import ReferralClickMixin
     from .db.models import ReferralConversionMixin
+    from .db.models import ReferralRewardMixin
 
 
 class AttributionReason(enum.StrEnum):
@@ -43,17 +45,20 @@ class Attribution:
 class ConversionReason(enum.StrEnum):
     """Why :meth:`flask_referral.Referral.convert` did what it did."""
 
-    #: The bonus is credited (or recorded, where there is no wallet).
+    #: The bonus of the payment that qualified is credited (or recorded, where there is no wallet).
     converted = enum.auto()
-    #: It is credited after ``REFERRAL_HOLD_DAYS``.
+    #: The bonus of a further payment is credited; see ``REFERRAL_RENEWALS``.
+    renewed = enum.auto()
+    #: It is credited when its hold is over.
     pending = enum.auto()
     #: Over ``REFERRAL_VELOCITY_LIMIT``; waits for ``flask referral release`` or ``void``.
     held = enum.auto()
-    #: This user or this membership had its conversion before; nothing changed.
+    #: This payment was handled before, or this user has no further payment that may earn.
     already_converted = enum.auto()
     #: Nobody referred this user; nothing is stored.
     not_referred = enum.auto()
-    #: The bonus is 0 cents; nothing is stored.
+    #: The bonus is 0 cents, or the payment is below ``REFERRAL_MIN_PAYMENT_CENTS``; nothing is
+    #: stored.
     no_bonus = enum.auto()
 
 
@@ -68,20 +73,25 @@ class ReversalReason(enum.StrEnum):
     already_reversed = enum.auto()
     #: Nothing of the bonus is left; the refund is recorded.
     nothing_to_reverse = enum.auto()
-    #: No conversion has this membership yet; the refund is kept and applied when one comes.
+    #: No payment of this membership earned anything yet; the refund is kept and applied when one
+    #: does.
     unknown_membership = enum.auto()
 
 
 @dataclasses.dataclass(frozen=True)
 class Reward:
-    """What a conversion is worth.
+    """What a payment is worth.
 
     :param referrer_cents: the referrer's bonus.
     :param referred_cents: the referred user's own, in a two-sided program.
+    :param hold_days: days before both are credited; None: ``REFERRAL_HOLD_DAYS``.
+    :param campaign: a label of the policy's own, which statistics report.
     """
 
     referrer_cents: int
     referred_cents: int = 0
+    hold_days: int | None = None
+    campaign: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,20 +101,35 @@ class Purchase:
     :param referrer_id: key of the user whose code it was.
     :param referred_id: key of the user who buys.
     :param code: the code.
+    :param provider: who tells of the payment; ``host`` for calls of the host's own.
+    :param payment_id: the provider's id of the payment.
     :param membership_id: the provider's id of what was bought.
-    :param paid_cents: what was paid, where that is known; otherwise None.
+    :param number: 1 for the payment that qualifies, 2 and more for renewals. Payments that were
+        taken back whole do not count.
+    :param paid_cents: what was paid in cents of the wallet's currency, ``REFERRAL_CURRENCY``; None
+        where that is not known. Nothing is converted but by the provider itself.
+    :param currency: the currency that the buyer paid in, as three lower-case letters, or None.
+    :param paid_amount: what the buyer paid, in units of that currency, or None.
     :param metadata: what the caller of ``convert`` passed.
+    :param first_paid_at: when the payment that qualified was made (UTC); None for that payment.
     """
 
     referrer_id: t.Any
     referred_id: t.Any
     code: str
+    provider: str
+    payment_id: str
     membership_id: str
+    number: int
     paid_cents: int | None
+    currency: str | None
+    paid_amount: decimal.Decimal | None
     metadata: t.Mapping[str, t.Any]
+    first_paid_at: dt.datetime | None
 
 
-RewardPolicy = t.Callable[[Purchase], "int | Reward"]
+#: Returns cents for the referrer, a :class:`Reward`, or None for ``REFERRAL_BONUS_CENTS``.
+RewardPolicy = t.Callable[[Purchase], "int | Reward | None"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +137,16 @@ class ConversionResult:
     """The answer of :meth:`flask_referral.Referral.convert`.
 
     :param reason: what happened.
-    :param conversion: the conversion that is stored, or None.
-    :param created: whether this call stored it.
-    :param bonus_cents: the referrer's bonus of that conversion, in cents.
+    :param conversion: the referred user's conversion, or None.
+    :param rewards: what this payment earned, the referrer's first.
+    :param created: whether this call stored them.
+    :param bonus_cents: the referrer's bonus for this payment, in cents; where this payment earned
+        none, that of the payment that qualified.
     """
 
     reason: ConversionReason
     conversion: ReferralConversionMixin | None
+    rewards: tuple[ReferralRewardMixin, ...]
     created: bool
     bonus_cents: int
 
@@ -130,7 +158,7 @@ class ReversalResult:
     :param reason: what happened.
     :param conversion: the conversion, or None.
     :param reversed_cents: what this call took back of the referrer's bonus, in cents.
-    :param shortfall_cents: what it could not take, because it was no longer in the wallet.
+    :param shortfall_cents: what of that bonus is missing, because it was no longer in the wallet.
     """
 
     reason: ReversalReason

@@ -73,6 +73,12 @@ def _boolean(value: t.Any) -> bool:
     return value
 
 
+def _currency(value: t.Any) -> str:
+    if not _is_text(value) or not re.fullmatch("[A-Za-z]{3}", value.strip()):
+        raise ValueError("a currency's three letters, as 'usd'")
+    return value.strip().lower()
+
+
 def _is_web_url(value: str) -> bool:
     try:
         parts = urlsplit(value)
@@ -172,7 +178,15 @@ class Settings:
     touch: str = _setting("last", _one_of("last", "first"))
     #: The default bonus of a conversion, in cents.
     bonus_cents: int = _setting(1000, _integer(0, _INT4_MAX))
-    #: Days before a conversion is credited; 0 credits at once.
+    #: The wallet's currency, three lower-case letters; amounts in cents are of it.
+    currency: str = _setting("usd", _currency)
+    #: How many further payments of a referred user may earn; None for all.
+    renewals: int | None = _setting(0, _optional(_integer(0, _INT4_MAX)))
+    #: A smaller payment, in cents of the wallet's currency, earns nothing.
+    min_payment_cents: int = _setting(1, _integer(0, _INT4_MAX))
+    #: Whether what a refund did not find in a wallet is taken out of its next credits.
+    net_shortfall: bool = _setting(True, _boolean)
+    #: Days before a reward is credited; 0 credits at once.
     hold_days: int = _setting(0, _integer(0, 3650))
     #: Seconds in which one visitor and code make one click.
     dedupe_seconds: int = _setting(86_400, _positive)

@@ -29,23 +29,22 @@ code_created = _namespace.signal("referral-code-created")
 click_recorded = _namespace.signal("referral-click-recorded")
 #: A new user was bound to a referrer. ``user_id``, ``referrer_id``, ``code``.
 user_attributed = _namespace.signal("referral-user-attributed")
-#: A conversion was stored, whatever its status. ``conversion_id``, ``referrer_id``,
-#: ``referred_id``, ``membership_id``, ``status``, ``bonus_cents``, ``referred_bonus_cents``.
+#: A payment earned rewards, whatever their status. ``conversion_id``, ``referrer_id``,
+#: ``referred_id``, ``provider``, ``payment_id``, ``membership_id``, ``number`` (1, or more for a
+#: renewal), ``status``, ``bonus_cents``, ``referred_bonus_cents``, ``campaign``.
 conversion_created = _namespace.signal("referral-conversion-created")
-#: A bonus became the referrer's, at once or at maturity. ``conversion_id``, ``referrer_id``,
-#: ``bonus_cents``.
+# Those that follow are sent for each reward: ``reward_id``, ``conversion_id`` (None once the buyer
+# is deleted), ``user_id`` (whose wallet), ``role`` (referrer or referred), and what is named here.
+#: A reward became its beneficiary's, at once or at maturity. ``cents``.
 conversion_credited = _namespace.signal("referral-conversion-credited")
-#: A bonus was taken back, in whole or in part. ``conversion_id``, ``referrer_id``,
-#: ``reversed_cents``, ``shortfall_cents``.
+#: A reward was taken back, in whole or in part. ``cents``, ``shortfall_cents``: what is missing.
 conversion_reversed = _namespace.signal("referral-conversion-reversed")
-#: A bonus was given up before maturity, in whole or in part. ``conversion_id``,
-#: ``referrer_id``, ``reversed_cents``.
+#: A reward was given up before maturity, in whole or in part. ``cents``.
 conversion_voided = _namespace.signal("referral-conversion-voided")
-#: A reviewer let a held conversion go. ``conversion_id``, ``referrer_id``, ``status``: credited
-#: now, or pending until its hold is over.
+#: A reviewer let a held reward go. ``status``: credited now, or pending until its hold is over.
 conversion_released = _namespace.signal("referral-conversion-released")
-#: A bonus that had been taken back is the referrer's again. ``conversion_id``, ``referrer_id``,
-#: ``credited_cents``: 0 before maturity, when it will be credited with the rest.
+#: A reward that had been taken back is its beneficiary's again. ``cents``: 0 before maturity, when
+#: it will be credited with the rest.
 conversion_reinstated = _namespace.signal("referral-conversion-reinstated")
 
 _INFO_KEY = "flask_referral.signals"

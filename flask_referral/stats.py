@@ -15,6 +15,9 @@ from sqlalchemy.orm import Session
 
 from . import codes
 from .db import days
+from .db.models import PAID
+from .db.models import RewardRole
+from .db.models import RewardStatus
 from .errors import ReferralError
 from .results import Stats
 from .results import StatsDay
@@ -135,25 +138,29 @@ def _visits(models: Models, dialect: str) -> sa.Select[t.Any]:
 
 
 def _conversions(models: Models, dialect: str) -> sa.Select[t.Any]:
-    """As :func:`_visits`, for conversions."""
-    conversion = models.ReferralConversion.__table__.c
+    """As :func:`_visits`, for what the referrer's rewards came to.
+
+    They outlive the buyers' accounts, and so do these figures.
+    """
+    reward = models.ReferralReward.__table__.c
     begin = sa.bindparam("begin", type_=days.type_of(dialect))
-    in_series = days.column(conversion.converted_at, dialect) >= begin
-    status, bonus, taken = conversion.status, conversion.bonus_cents, conversion.reversed_cents
-    credited = status.in_(("credited", "reversed"))
+    in_series = days.column(reward.created_at, dialect) >= begin
+    status, taken = reward.status, reward.reversed_cents
+    paid = status.in_(PAID)
+    waiting = status.in_((RewardStatus.pending, RewardStatus.held))
+    qualified = sa.and_(reward.number == 1, status != RewardStatus.void)
     rows = (
         sa.select(
-            sa.case((in_series, days.date_of(conversion.converted_at, dialect))).label("day"),
-            sa.case((status != "void", 1), else_=0).label("conversions"),
-            sa.case((credited, bonus), else_=0).label("earned_cents"),
-            sa.case((status.in_(("pending", "held")), bonus - taken), else_=0).label(
-                "pending_cents"
-            ),
-            sa.case((credited, taken), else_=0).label("reversed_cents"),
+            sa.case((in_series, days.date_of(reward.created_at, dialect))).label("day"),
+            sa.case((qualified, 1), else_=0).label("conversions"),
+            sa.case((paid, reward.cents), else_=0).label("earned_cents"),
+            sa.case((waiting, reward.cents - taken), else_=0).label("pending_cents"),
+            sa.case((paid, taken), else_=0).label("reversed_cents"),
         )
         .where(
-            conversion.referrer_user_id == sa.bindparam("user", type_=models.user_key.type),
-            conversion.converted_at.is_not(None),
+            reward.user_id == sa.bindparam("user", type_=models.user_key.type),
+            reward.role == RewardRole.referrer,
+            reward.created_at.is_not(None),
         )
         .subquery()
     )

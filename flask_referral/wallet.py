@@ -8,28 +8,36 @@ of its own, before the INSERT, because a statement's snapshot is older than a lo
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing as t
 import uuid
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.orm import Session
 
-from .db.sql import sqlstate
+from .db import sql
 from .errors import ReferralError
+from .errors import WalletRefused
 
 if t.TYPE_CHECKING:
     from .db.models import Models
+
 BONUS = "referral_bonus"
 ADJUSTMENT = "adjustment"
 REFERENCE_TYPE = "referral_conversion"
 
 #: What a wallet table has to have.
 COLUMNS = ("user_id", "amount_cents", "type", "reference_type", "reference_id")
+#: The ``status`` of a row that counts as money.
+COMPLETED = "completed"
 
-# How a host's wallet says no: a CHECK, or what a trigger raises by itself. Other integrity
-# errors, a missing user for example, are faults and no answer.
-_REFUSALS = ("23514", "P0001", "SQLITE_CONSTRAINT_CHECK", "SQLITE_CONSTRAINT_TRIGGER")
+_CHECK_VIOLATION = "23514"
+# https://www.postgresql.org/docs/current/errcodes-appendix.html: what is no answer of a wallet's
+# own rules but a fault: connection, transaction, integrity, syntax, resources, limits, locks,
+# operator, system. What is left are the codes that a trigger's RAISE makes up.
+_FAULTS = re.compile("(0[0-9A-Z]|2[0-9A-F]|3[0-9A-F]|4[0-4]|5[3-8]|72|F0|HV|XX).{3}")
+_RAISED = re.compile(r"\bRAISE\b")
+_SQLITE_REFUSALS = ("SQLITE_CONSTRAINT_CHECK", "SQLITE_CONSTRAINT_TRIGGER")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,23 +51,17 @@ class Entry:
     user_id: t.Any
     amount_cents: int
     type: str
-    conversion_id: uuid.UUID
+    reward_id: uuid.UUID
     description: str
     metadata: dict[str, t.Any] = dataclasses.field(default_factory=dict)
 
 
-def refuse_autocommit(session: Session, models: Models) -> None:
+def refuse_autocommit(db: sa.Connection) -> None:
     """Refuse to begin what could be stored by halves.
 
     :raises ReferralError: where each statement is a transaction of its own.
     """
-    connection = session.connection({"mapper": sa.inspect(models.ReferralConversion)})
-    driver = t.cast(t.Any, connection.connection.dbapi_connection)
-    if connection.dialect.name == "sqlite":
-        autocommit = driver.isolation_level is None and not driver.in_transaction
-    else:
-        autocommit = driver.autocommit
-    if autocommit:
+    if sql.is_autocommit(db):
         raise ReferralError(
             "A wallet cannot be credited in AUTOCOMMIT, where a conversion could be stored "
             "without its credit; use a session with the default isolation level."
@@ -67,7 +69,7 @@ def refuse_autocommit(session: Session, models: Models) -> None:
 
 
 def lock(
-    session: Session,
+    db: sa.Connection,
     models: Models,
     user_ids: t.Iterable[t.Any],
     *,
@@ -83,31 +85,19 @@ def lock(
     :raises ReferralError: in a REPEATABLE READ transaction, whose snapshot hides the rows that
         were written while it waited.
     """
-    bind = session.get_bind(models.ReferralConversion)
-    connection = session.connection({"mapper": sa.inspect(models.ReferralConversion)})
-    if bind.dialect.name != "postgresql":
-        if not t.cast(t.Any, connection.connection.dbapi_connection).in_transaction:
-            # Python's driver begins at the first write, and reads before it are of yesterday.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+    if db.dialect.name == "sqlite":
+        sql.begin_writing(db)
         return
-    key = models.user_key
     ids = sorted(set(user_ids))
-    isolation = sa.func.current_setting("transaction_isolation")
     if may_lock_rows is None:
-        may_lock_rows = bool(session.scalar(sa.select(lockable(models, bind.dialect))))
+        may_lock_rows = bool(_is_lockable(db, models).scalar())
     rows: t.Sequence[sa.Row[t.Any]] = ()
     if may_lock_rows:
-        rows = session.execute(
-            sa.select(isolation).where(key.in_(ids)).order_by(key).with_for_update(key_share=True)
-        ).all()
+        rows = _lock_rows(db, models, ids=ids).all()
     if len(rows) < len(ids):
         # Row level security of the host's may hide rows of its user table.
         names = [f"flask_referral.wallet:{user_id}" for user_id in ids]
-        name = sa.func.unnest(sa.literal(names, postgresql.ARRAY(sa.Text()))).column_valued()
-        advisory = sa.cast(
-            sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0)), sa.Text()
-        )
-        rows = session.execute(sa.select(isolation, advisory)).all()
+        rows = _lock_names(db, models, names=names).all()
     if any(row[0] == "repeatable read" for row in rows):
         raise ReferralError(
             "A wallet cannot be credited in a REPEATABLE READ transaction: the balance would be "
@@ -115,63 +105,133 @@ def lock(
         )
 
 
-def lockable(models: Models, dialect: sa.Dialect) -> sa.ColumnElement[bool]:
+@sql.statement
+def _is_lockable(models: Models, dialect: str) -> sa.Select[t.Any]:
+    return sa.select(lockable(models, dialect))
+
+
+@sql.statement
+def _lock_rows(models: Models, dialect: str) -> sa.Select[t.Any]:
+    key = models.user_key
+    ids = sa.bindparam("ids", type_=key.type, expanding=True)
+    return sa.select(_isolation()).where(key.in_(ids)).order_by(key).with_for_update(key_share=True)
+
+
+@sql.statement
+def _lock_names(models: Models, dialect: str) -> sa.Select[t.Any]:
+    names = sa.bindparam("names", type_=postgresql.ARRAY(sa.Text()))
+    name = sa.func.unnest(names).column_valued()
+    lock = sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0))
+    columns: list[sa.ColumnElement[t.Any]] = [_isolation(), sa.cast(lock, sa.Text())]
+    return sa.select(*columns)
+
+
+def _isolation() -> sa.ColumnElement[str]:
+    return sa.func.current_setting("transaction_isolation", type_=sa.Text())
+
+
+def lockable(models: Models, dialect: str) -> sa.ColumnElement[bool]:
     """Return what tells whether this connection may lock rows of the user table."""
-    if dialect.name != "postgresql":
+    if dialect != "postgresql":
         return sa.true()
-    table = dialect.identifier_preparer.format_table(models.user_key.table)
+    table = sql.IDENTIFIERS.format_table(models.user_key.table)
     return sa.func.has_any_column_privilege(table, "UPDATE", type_=sa.Boolean())
 
 
-def post(session: Session, table: sa.Table, entries: t.Sequence[Entry]) -> None:
-    """Write rows. One statement. The wallets have to be locked."""
-    session.execute(sa.insert(table).values([_row(session, table, entry) for entry in entries]))
+def credit(db: sa.Connection, table: sa.Table, entries: t.Sequence[Entry]) -> None:
+    """Write rows that wallets gain by. One statement. The wallets have to be locked.
+
+    :raises WalletRefused: where a rule of the wallet's own says no. The transaction cannot be
+        committed then: PostgreSQL would store nothing of it, and not say so.
+    """
+    try:
+        db.execute(_rows(db, table, entries))
+    except sa.exc.DBAPIError as error:
+        if not _is_refusal(error):
+            raise
+        if db.dialect.name == "postgresql":
+            # A commit() of whoever swallows this has to fail.
+            db.invalidate(error)
+        rule = str(error.orig).strip().splitlines()[0]
+        raise WalletRefused(
+            f"The wallet {table.fullname!r} refused a credit of {entries[0].amount_cents} cents to "
+            f"user {entries[0].user_id}: {rule}. Nothing of this transaction is stored, the host's "
+            "order included: roll back, let the rule take rows of type 'referral_bonus' and "
+            "'adjustment' (flask referral doctor helps), and repeat it; or store the order alone "
+            "and make good later with flask referral convert."
+        ) from error
 
 
-def debit(session: Session, table: sa.Table, entry: Entry) -> int:
-    """Take what an entry says out of a wallet, or what is in it where it may not go negative.
+def debit(db: sa.Connection, table: sa.Table, entry: Entry) -> int:
+    """Take what an entry says out of a wallet, or what the wallet lets us take.
+
+    Where its rules refuse the whole, what there is is tried: the completed rows, where rows have
+    a ``status``, else all.
 
     :param entry: with a negative amount.
     :return: what was taken, in cents.
     """
     wanted = -entry.amount_cents
-    if _try(session, table, entry):
+    if _try(db, table, entry):
         return wanted
-    columns = _columns(table)
-    balance = session.scalar(
-        sa.select(sa.func.coalesce(sa.func.sum(columns["amount_cents"]), 0)).where(
-            columns["user_id"] == entry.user_id
-        )
-    )
-    there = max(0, int(balance or 0))
-    # Refused although there is enough: the wallet has another reason, and keeps to it.
-    if 0 < there < wanted and _try(session, table, dataclasses.replace(entry, amount_cents=-there)):
-        return there
+    for there in _money(db, table, entry.user_id):
+        # Refused although there is enough: the wallet has another reason, and keeps to it.
+        if 0 < there < wanted and _try(db, table, dataclasses.replace(entry, amount_cents=-there)):
+            return there
     return 0
 
 
-def _try(session: Session, table: sa.Table, entry: Entry) -> bool:
+def _money(db: sa.Connection, table: sa.Table, user_id: t.Any) -> list[int]:
+    columns = columns_of(table)
+    amount = sa.func.coalesce(sa.func.sum(columns["amount_cents"]), 0)
+    own = columns["user_id"] == user_id
+    conditions = [own]
+    if "status" in columns:
+        # Compared as text, since it may be an enum of the host's.
+        completed = sa.cast(columns["status"], sa.Text()) == COMPLETED
+        conditions.append(sa.and_(own, completed))
+    sums = {int(db.scalar(sa.select(amount).where(where)) or 0) for where in conditions}
+    return sorted(sums, reverse=True)
+
+
+def _try(db: sa.Connection, table: sa.Table, entry: Entry) -> bool:
     # A savepoint: the refused row must not cost the caller his transaction.
-    savepoint = session.begin_nested()
+    savepoint = db.begin_nested()
     try:
-        post(session, table, [entry])
+        db.execute(_rows(db, table, [entry]))
     except sa.exc.DBAPIError as error:
         savepoint.rollback()
-        if (sqlstate(error) or getattr(error.orig, "sqlite_errorname", None)) not in _REFUSALS:
+        if not _is_refusal(error):
             raise
         return False
     savepoint.commit()
     return True
 
 
-def _row(session: Session, table: sa.Table, entry: Entry) -> dict[sa.Column[t.Any], t.Any]:
-    columns = _columns(table)
+def _is_refusal(error: sa.exc.DBAPIError) -> bool:
+    """Whether the wallet's own rules said no: a CHECK, or whatever a trigger raises by itself."""
+    state = sql.sqlstate(error)
+    if state is None:
+        return getattr(error.orig, "sqlite_errorname", None) in _SQLITE_REFUSALS
+    if state == _CHECK_VIOLATION or not _FAULTS.fullmatch(state):
+        return True
+    # A trigger may raise any code; where it happened is told, innermost first.
+    context = getattr(getattr(error.orig, "diag", None), "context", None) or ""
+    return bool(_RAISED.search(context.partition("\n")[0]))
+
+
+def _rows(db: sa.Connection, table: sa.Table, entries: t.Sequence[Entry]) -> sa.Insert:
+    return sa.insert(table).values([_row(db, table, entry) for entry in entries])
+
+
+def _row(db: sa.Connection, table: sa.Table, entry: Entry) -> dict[sa.Column[t.Any], t.Any]:
+    columns = columns_of(table)
     values: dict[str, t.Any] = {
         "user_id": entry.user_id,
         "amount_cents": entry.amount_cents,
         "type": entry.type,
         "reference_type": REFERENCE_TYPE,
-        "reference_id": _reference(columns["reference_id"], entry.conversion_id),
+        "reference_id": _reference(columns["reference_id"], entry.reward_id),
     }
     if "description" in columns:
         values["description"] = entry.description
@@ -179,22 +239,21 @@ def _row(session: Session, table: sa.Table, entry: Entry) -> dict[sa.Column[t.An
         values["metadata"] = entry.metadata
     status = columns.get("status")
     if status is not None and not (status.nullable or status.default or status.server_default):
-        values["status"] = "completed"
-    created_at = columns.get("created_at")
-    if created_at is not None and session.get_bind().dialect.name == "postgresql":
+        values["status"] = COMPLETED
+    if "created_at" in columns and db.dialect.name == "postgresql":
         # now() is when the transaction began, which may be before the wallet's last row.
         values["created_at"] = sa.func.clock_timestamp()
     return {columns[name]: value for name, value in values.items()}
 
 
-def _reference(column: sa.Column[t.Any], conversion_id: uuid.UUID) -> t.Any:
+def _reference(column: sa.Column[t.Any], reward_id: uuid.UUID) -> t.Any:
     try:
         is_uuid = column.type.python_type is uuid.UUID
     except NotImplementedError:
         is_uuid = False
-    return conversion_id if is_uuid else str(conversion_id)
+    return reward_id if is_uuid else str(reward_id)
 
 
-def _columns(table: sa.Table) -> dict[str, sa.Column[t.Any]]:
-    # By name: "metadata" has another key on a mapped class.
+def columns_of(table: sa.Table) -> dict[str, sa.Column[t.Any]]:
+    """Return a wallet's columns by their names; "metadata" has another key on a mapped class."""
     return {column.name: column for column in table.columns}

@@ -1,8 +1,11 @@
-"""Station 4: a referred user's purchase becomes one bonus.
+"""Station 4: a payment of a referred user becomes rewards.
 
-Every change of a conversion is made under two locks, taken in this order: the membership's row
-in ``referral_events`` (so that a refund and the purchase it belongs to see each other) and the
-referrer's wallet (so that the balance is right).
+What is told of a payment is looked up without a lock, the policy is asked, and then everything
+is written under locks that are taken in this order: the payment (its row in ``referral_events``,
+so that a refund and the payment it belongs to see each other), the wallets in the order of their
+keys (so that the balances are right), the code and the bound click (so that nobody is moved to
+another referrer meanwhile). The statement that writes looks again: where the binding or the
+number of payments has changed since the look, it writes nothing and all begins anew.
 """
 
 from __future__ import annotations
@@ -12,226 +15,307 @@ import datetime as dt
 import typing as t
 import uuid
 
-import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects import sqlite
-
 from .. import signals
 from .. import wallet
+from ..db.models import RewardRole
+from ..db.models import RewardStatus
 from ..errors import ReferralError
 from ..results import ConversionReason
-from ..results import ConversionResult
 from ..results import Purchase
 from ..results import Reward
 from ..results import RewardPolicy
 from . import facts
-from .ledger import announce_credit
-from .ledger import credit
-from .ledger import Ledger
-from .reversals import reconcile
+from . import reversals
+from . import rewards
+from .facts import Fact
+from .facts import Kind
+from .payment import checked_cents
+from .payment import Payment
+from .rewards import Row
+from .store import count_since
+from .store import Look
+from .store import look_up
+from .store import store
+from .transaction import Transaction
 
-if t.TYPE_CHECKING:
-    from ..db.models import ReferralConversionMixin
-    from ..settings import Settings
-_REASONS = {
-    "credited": ConversionReason.converted,
-    "pending": ConversionReason.pending,
-    "held": ConversionReason.held,
+ATTEMPTS = 5
+LONGEST_HOLD = 3650
+_LONGEST_CAMPAIGN = 255
+_WAITING = {
+    RewardStatus.pending: ConversionReason.pending,
+    RewardStatus.held: ConversionReason.held,
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    """What is known before anything is locked."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What :func:`convert` did, as plain rows.
 
-    referrer_id: t.Any
-    code: str | None
-    conversion: ReferralConversionMixin | None
-    may_lock_rows: bool
+    :param conversion_id: of the referred user's conversion, or None.
+    :param stored: the columns of the conversion, where this call stored it.
+    """
+
+    reason: ConversionReason
+    conversion_id: uuid.UUID | None = None
+    rewards: tuple[Row, ...] = ()
+    created: bool = False
+    bonus_cents: int = 0
+    stored: dict[str, t.Any] | None = None
 
 
 def convert(
-    ledger: Ledger,
+    tx: Transaction,
     referred_id: t.Any,
-    membership_id: str,
+    payment: Payment,
     *,
     policy: RewardPolicy | None,
     bonus_cents: int | None,
-    paid_cents: int | None,
-    metadata: dict[str, t.Any] | None,
     now: dt.datetime,
-) -> ConversionResult:
-    """See :meth:`flask_referral.Referral.convert`.
+) -> Outcome:
+    """Turn a payment of a referred user into its rewards and credits, exactly once.
 
-    Five statements with a credit; one more with a velocity limit.
+    Five statements with a credit; one more with a velocity limit. A payment that earns nothing
+    takes one and stores nothing.
+
+    :raises ReferralError: for a bonus that cannot be stored.
+    :raises WalletRefused: where the wallet's own rules refuse the credit.
     """
-    session, models = ledger.session, ledger.models
-    membership_id = facts.checked_id(membership_id, "membership id")
-    found = _look(ledger, referred_id, membership_id)
-    if found.conversion is not None:
-        return _already(found.conversion)
-    if found.referrer_id is None:
-        return ConversionResult(ConversionReason.not_referred, None, False, 0)
-    assert found.code is not None
-    purchase = Purchase(
-        found.referrer_id, referred_id, found.code, membership_id, paid_cents, metadata or {}
+    claim: facts.Claim | None = None
+    for _ in range(ATTEMPTS):
+        look = look_up(tx, referred_id, payment)
+        purchase = _purchase(look, referred_id, payment)
+        refusal = _refusal(tx, look, purchase, payment, is_claimed=claim is not None)
+        reward = None
+        if refusal is None:
+            reward = _reward(purchase, tx, policy, bonus_cents)
+            if reward.referrer_cents == 0 and reward.referred_cents == 0:
+                refusal = Outcome(ConversionReason.no_bonus)
+        if refusal is not None:
+            if claim is not None:
+                facts.set_reward(tx, payment.provider, payment.id, None)
+            return refusal
+        assert reward is not None
+        if claim is None:
+            tx.refuse_autocommit()
+            reward_id = uuid.uuid4()
+            claim = facts.claim_payment(
+                tx, payment.provider, payment.id, payment.membership_id, reward_id
+            )
+            if claim.reward_id not in (None, reward_id):
+                # Somebody else was faster.
+                return _known(tx, look_up(tx, referred_id, payment), payment)
+        beneficiaries = [look.referrer_id, referred_id][: 2 if reward.referred_cents else 1]
+        wallet.lock(tx.db, tx.models, beneficiaries, may_lock_rows=look.may_lock_rows)
+        rows = _rows(tx, look, purchase, reward, reward_id, now)
+        owes = store(tx, look, payment, rows)
+        if owes is not None:
+            return _settle(tx, look, payment, claim, rows, owes=owes, now=now)
+    raise ReferralError(
+        f"The referral of user {referred_id!r} changed {ATTEMPTS} times while payment "
+        f"{payment.id!r} was converted; roll back and try again."
     )
-    reward = _reward(purchase, ledger.settings, policy, bonus_cents)
-    if reward.referrer_cents == 0 and reward.referred_cents == 0:
-        return ConversionResult(ConversionReason.no_bonus, None, False, 0)
 
-    wallet.refuse_autocommit(session, models)
-    conversion_id = uuid.uuid4()
-    outcome = facts.claim(session, models, membership_id, f"{facts.CONVERTED}{conversion_id}")
-    before = facts.converted_by(outcome)
-    if before is not None and before != conversion_id:
-        # Credited by somebody faster, or long ago to a user who has been removed since.
-        return _already(session.get(models.ReferralConversion, before))
-    wallet.lock(
-        session,
-        models,
-        [found.referrer_id, referred_id] if reward.referred_cents else [found.referrer_id],
-        may_lock_rows=found.may_lock_rows,
+
+def _purchase(look: Look, referred_id: t.Any, payment: Payment) -> Purchase:
+    return Purchase(
+        referrer_id=look.referrer_id,
+        referred_id=referred_id,
+        code=look.code or "",
+        provider=payment.provider,
+        payment_id=payment.id,
+        membership_id=payment.membership_id,
+        number=look.last_number + 1,
+        paid_cents=payment.converted_cents,
+        currency=payment.currency,
+        paid_amount=payment.paid_amount,
+        metadata=payment.metadata,
+        first_paid_at=look.first_paid_at,
     )
-    conversion = _insert(ledger, conversion_id, purchase, reward, now)
-    if conversion is None:
-        # This user converted through another membership a moment ago.
-        facts.set_outcome(session, models, membership_id, facts.TOMBSTONE)
-        return _already(_of_user(ledger, referred_id))
-    reason = _REASONS[conversion.status]
-    if conversion.status == "credited":
-        credit(ledger, conversion)
-    _announce(ledger, conversion)
-    if before is None:
-        # Known before its purchase: its refunds came first.
-        facts.set_outcome(session, models, membership_id, f"{facts.CONVERTED}{conversion_id}")
-        reconcile(ledger, conversion)
-    return ConversionResult(reason, conversion, True, conversion.bonus_cents)
 
 
-def _look(ledger: Ledger, referred_id: t.Any, membership_id: str) -> _Found:
-    models = ledger.models
-    click, conversion = models.ReferralClick, models.ReferralConversion
-    dialect = ledger.session.get_bind(conversion).dialect
-    # Something to join to where the user was never referred.
-    one = sa.select(sa.literal(1).label("one")).subquery()
-    rows = ledger.session.execute(
-        sa.select(
-            click.referrer_user_id,
-            click.referral_code,
-            conversion,
-            wallet.lockable(models, dialect).label("may_lock_rows"),
-        )
-        .select_from(one)
-        .outerjoin(click, click.referred_user_id == referred_id)
-        .outerjoin(
-            conversion,
-            sa.or_(
-                conversion.referred_user_id == referred_id,
-                conversion.whop_membership_id == membership_id,
-            ),
-        )
-    ).all()
-    # Two where the user and the membership have converted apart from one another.
-    row = next((row for row in rows if row[2] and row[2].referred_user_id == referred_id), rows[0])
-    return _Found(row[0], row[1], row[2], bool(row[3]))
+def _refusal(
+    tx: Transaction, look: Look, purchase: Purchase, payment: Payment, *, is_claimed: bool
+) -> Outcome | None:
+    """Return why a payment earns nothing, before the policy is asked."""
+    if not is_claimed and facts.rewarded_by(look.outcome) is not None:
+        return _known(tx, look, payment)
+    if look.referrer_id is None:
+        return Outcome(ConversionReason.not_referred)
+    limit = tx.settings.renewals
+    if limit is not None and purchase.number > limit + 1:
+        return _already(look)
+    paid = purchase.paid_cents
+    if paid is not None and paid < tx.settings.min_payment_cents:
+        return Outcome(ConversionReason.no_bonus)
+    return None
+
+
+def _known(tx: Transaction, look: Look, payment: Payment) -> Outcome:
+    """Answer for a payment that earned its rewards before."""
+    rows = tuple(rewards.of_payment(tx, payment.provider, payment.id))
+    first = next((row for row in rows if row.role is RewardRole.referrer), None)
+    if first is None:
+        return _already(look)
+    reason = ConversionReason.already_converted
+    return Outcome(reason, first.conversion_id, rows, False, first.cents)
+
+
+def _already(look: Look) -> Outcome:
+    reason = ConversionReason.already_converted
+    return Outcome(reason, look.conversion_id, bonus_cents=look.conversion_cents or 0)
 
 
 def _reward(
-    purchase: Purchase,
-    settings: Settings,
-    policy: RewardPolicy | None,
-    bonus_cents: int | None,
+    purchase: Purchase, tx: Transaction, policy: RewardPolicy | None, bonus_cents: int | None
 ) -> Reward:
     decided: t.Any = bonus_cents
+    if decided is None and policy is not None:
+        decided = policy(purchase)
     if decided is None:
-        decided = settings.bonus_cents if policy is None else policy(purchase)
+        decided = tx.settings.bonus_cents
     reward = decided if isinstance(decided, Reward) else Reward(decided)
-    for cents in (reward.referrer_cents, reward.referred_cents):
-        if type(cents) is not int or not 0 <= cents <= facts.MOST_CENTS:
+    checked_cents(reward.referrer_cents, "A bonus of bonus_cents", least=0)
+    checked_cents(reward.referred_cents, "A bonus of referred_cents", least=0)
+    if reward.hold_days is not None:
+        days = reward.hold_days
+        if not isinstance(days, int) or isinstance(days, bool) or not 0 <= days <= LONGEST_HOLD:
             raise ReferralError(
-                f"A bonus of {cents!r} cents cannot be credited: bonus_cents and what a "
-                f"reward_policy returns are whole numbers of cents from 0 to {facts.MOST_CENTS}."
+                f"hold_days={days!r:.40} is no hold: a reward_policy returns whole days from 0 to "
+                f"{LONGEST_HOLD}, or None for REFERRAL_HOLD_DAYS."
             )
+    if reward.campaign is not None and not (
+        isinstance(reward.campaign, str)
+        and 0 < len(reward.campaign) <= _LONGEST_CAMPAIGN
+        and reward.campaign.isprintable()
+    ):
+        raise ReferralError(
+            f"campaign={reward.campaign!r:.80} is no label: a reward_policy returns 1 to "
+            f"{_LONGEST_CAMPAIGN} printable characters, or None."
+        )
     return reward
 
 
-def _insert(
-    ledger: Ledger,
-    conversion_id: uuid.UUID,
+def _rows(
+    tx: Transaction,
+    look: Look,
     purchase: Purchase,
     reward: Reward,
+    reward_id: uuid.UUID,
     now: dt.datetime,
-) -> ReferralConversionMixin | None:
-    conversion = ledger.models.ReferralConversion
-    hold = dt.timedelta(days=ledger.settings.hold_days)
-    values: dict[str, t.Any] = {
-        "id": conversion_id,
-        "referrer_user_id": purchase.referrer_id,
-        "referred_user_id": purchase.referred_id,
-        "referral_code": purchase.code,
-        "whop_membership_id": purchase.membership_id,
-        "bonus_cents": reward.referrer_cents,
-        "referred_bonus_cents": reward.referred_cents,
-        "metadata_": dict(purchase.metadata) or None,
-        "converted_at": now,
-    }
-    if _is_over_velocity(ledger, purchase.referrer_id, now):
-        # Without a date: it is due when somebody says so.
-        values |= {"status": "held"}
-    elif hold:
-        values |= {"status": "pending", "available_at": now + hold}
+) -> list[Row]:
+    """Return the rewards of a payment, the referrer's first; its wallet has to be locked."""
+    days = tx.settings.hold_days if reward.hold_days is None else reward.hold_days
+    available_at = now + dt.timedelta(days=days)
+    if _is_over_velocity(tx, look.referrer_id, now):
+        status = RewardStatus.held
     else:
-        values |= {"status": "credited", "credited_at": now}
-    table = conversion.__table__
-    is_sqlite = ledger.session.get_bind(conversion).dialect.name == "sqlite"
-    insert: t.Any = (sqlite if is_sqlite else postgresql).insert(table)
-    statement = insert.values(values).on_conflict_do_nothing().returning(table)
-    stored: ReferralConversionMixin | None = ledger.session.scalars(
-        sa.select(conversion).from_statement(statement)
-    ).first()
-    return stored
+        status = RewardStatus.pending if days else RewardStatus.credited
+    is_paid = status is RewardStatus.credited
+    row = Row(
+        id=reward_id,
+        conversion_id=look.conversion_id or reward_id,
+        user_id=look.referrer_id,
+        referred_user_id=purchase.referred_id,
+        role=RewardRole.referrer,
+        provider=purchase.provider,
+        payment_id=purchase.payment_id,
+        membership_id=purchase.membership_id,
+        number=purchase.number,
+        cents=reward.referrer_cents,
+        status=status,
+        available_at=None if is_paid else available_at,
+        credited_at=now if is_paid else None,
+        created_at=now,
+        campaign=reward.campaign,
+    )
+    if not reward.referred_cents:
+        return [row]
+    welcome = dataclasses.replace(
+        row,
+        id=uuid.uuid4(),
+        user_id=purchase.referred_id,
+        role=RewardRole.referred,
+        cents=reward.referred_cents,
+    )
+    return [row, welcome]
 
 
-def _is_over_velocity(ledger: Ledger, referrer_id: t.Any, now: dt.datetime) -> bool:
-    limit = ledger.settings.velocity_limit
+def _is_over_velocity(tx: Transaction, referrer_id: t.Any, now: dt.datetime) -> bool:
+    limit = tx.settings.velocity_limit
     if limit is None:
         return False
-    conversion = ledger.models.ReferralConversion
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     # Exact, because the referrer's wallet is locked.
-    count = ledger.session.scalar(
-        sa.select(sa.func.count()).where(
-            conversion.referrer_user_id == referrer_id, conversion.converted_at >= today
-        )
-    )
-    return (count or 0) >= limit
+    return count_since(tx, referrer_id, today) >= limit
 
 
-def _of_user(ledger: Ledger, referred_id: t.Any) -> ReferralConversionMixin | None:
-    conversion = ledger.models.ReferralConversion
-    found: ReferralConversionMixin | None = ledger.session.scalars(
-        sa.select(conversion).where(conversion.referred_user_id == referred_id)
-    ).first()
-    return found
-
-
-def _already(conversion: ReferralConversionMixin | None) -> ConversionResult:
-    cents = 0 if conversion is None else conversion.bonus_cents
-    return ConversionResult(ConversionReason.already_converted, conversion, False, cents)
-
-
-def _announce(ledger: Ledger, conversion: ReferralConversionMixin) -> None:
-    signals.send_after_commit(
-        ledger.session,
+def _settle(
+    tx: Transaction,
+    look: Look,
+    payment: Payment,
+    claim: facts.Claim,
+    rows: list[Row],
+    *,
+    owes: bool,
+    now: dt.datetime,
+) -> Outcome:
+    """Credit what was stored, and apply the facts that came before it."""
+    first = rows[0]
+    provider, payment_id = payment.provider, payment.id
+    tx.announce(
         signals.conversion_created,
-        conversion_id=conversion.id,
-        referrer_id=conversion.referrer_user_id,
-        referred_id=conversion.referred_user_id,
-        membership_id=conversion.whop_membership_id,
-        status=conversion.status,
-        bonus_cents=conversion.bonus_cents,
-        referred_bonus_cents=conversion.referred_bonus_cents,
+        conversion_id=first.conversion_id,
+        referrer_id=first.user_id,
+        referred_id=first.referred_user_id,
+        provider=provider,
+        payment_id=payment_id,
+        membership_id=payment.membership_id,
+        number=first.number,
+        status=first.status,
+        bonus_cents=first.cents,
+        referred_bonus_cents=sum(row.cents for row in rows[1:]),
+        campaign=first.campaign,
     )
-    if conversion.status == "credited":
-        announce_credit(ledger, conversion)
+    if first.status is RewardStatus.credited:
+        rewards.credit(tx, rows, owes=owes)
+    elif first.status is RewardStatus.held:
+        for row in rows:
+            facts.record(
+                tx,
+                Fact(
+                    kind=Kind.hold,
+                    provider=provider,
+                    payment_id=payment_id,
+                    membership_id=payment.membership_id,
+                    id=str(row.id),
+                    reason="over REFERRAL_VELOCITY_LIMIT",
+                    occurred_at=now,
+                ),
+            )
+    if claim.was_known:
+        facts.set_reward(tx, provider, payment_id, first.id)
+    if claim.has_waiting:
+        facts.adopt(tx, provider, payment.membership_id, payment_id)
+    if claim.was_known or claim.has_waiting:
+        rows = reversals.reconcile(tx, rows).rows
+    paid = ConversionReason.converted if first.number == 1 else ConversionReason.renewed
+    stored = None
+    if look.conversion_id is None:
+        stored = {
+            "id": first.conversion_id,
+            "referrer_user_id": first.user_id,
+            "referred_user_id": first.referred_user_id,
+            "referral_code": look.code,
+            "whop_membership_id": payment.membership_id,
+            "bonus_cents": first.cents,
+            "converted_at": first.created_at,
+            "metadata_": payment.metadata or None,
+        }
+    return Outcome(
+        _WAITING.get(first.status, paid),
+        first.conversion_id,
+        tuple(rows),
+        True,
+        first.cents,
+        stored,
+    )

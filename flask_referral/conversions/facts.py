@@ -1,170 +1,280 @@
-"""What happened to a membership besides its purchase: refunds, disputes, a reviewer's no.
+"""What happened to a payment besides its purchase: refunds, disputes, a reviewer's decisions.
 
-Facts arrive in any order, more than once, and before the purchase they belong to. Each is kept
-once in ``referral_events``, and how much of a bonus is to be taken back is computed from all of
+Facts arrive in any order, more than once, and before the payment they belong to. Each is kept
+once in ``referral_events``, and how much of a reward is to be taken back is computed from all of
 them (:func:`due_back`), so that every order of arrival ends in the same amount.
+
+A payment is named by its provider and the provider's id. A fact that names only a membership
+belongs to the payment that earned something for it; where there is none yet, it waits under the
+membership and is moved to the first payment that earns (:func:`adopt`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import enum
 import fractions
 import typing as t
 import uuid
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.orm import Session
 
+from ..clock import as_utc
+from ..db import sql
+from ..db.models import Models
 from ..errors import ReferralError
-
-if t.TYPE_CHECKING:
-    from ..db.models import Models
-#: The provider of the rows that are not deliveries.
-OWN = "flask-referral"
+from .rewards import Row
+from .transaction import Transaction
 
 
 class Kind(enum.StrEnum):
-    """What a row of ours in ``referral_events`` says."""
+    """What a row of ``referral_events`` that is no delivery says."""
 
-    #: This membership is known; the outcome tells whether it was credited.
+    #: This payment is known; the outcome tells whether it earned a reward.
+    payment = enum.auto()
+    #: This membership is known; the outcome tells whether facts wait for its payment.
     membership = enum.auto()
     refund = enum.auto()
+    #: Also a dispute that was lost or closed: the money is gone either way.
     dispute_opened = enum.auto()
     dispute_won = enum.auto()
-    #: A reviewer gave the bonus up.
+    #: A reviewer gave a reward up.
     void = enum.auto()
+    #: A reward was held for a review; and a reviewer let it go.
+    hold = enum.auto()
+    release = enum.auto()
 
 
-#: What an INTEGER column holds.
-MOST_CENTS = 2**31 - 1
-_LONGEST_ID = 255
-
-#: A membership that is known only by its refunds.
-TOMBSTONE = "tombstone"
-CONVERTED = "converted:"
+#: Known, and has not earned anything.
+KNOWN = "known"
+#: Facts wait for the payment of this membership.
+WAITING = "waiting"
+_REWARDED = "rewarded:"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Fact:
     """One thing that happened.
 
-    :param id: the provider's id of the refund or dispute.
+    :param payment_id: None where the provider names the membership only, and
+    :param membership_id: None where it names the payment only.
+    :param id: the provider's id of the refund or dispute, or a reward's; None: the payment's.
     :param reason: why, in the caller's words.
     :param amount_cents: of a refund: cents of the bonus or, with ``base_cents``, of the money
         paid; None for everything.
-    :param base_cents: what was paid, in cents.
+    :param base_cents: what was paid, in the same unit.
+    :param occurred_at: when, by the provider's clock (UTC), else when it arrived.
     """
 
     kind: Kind
-    membership_id: str
-    id: str
+    provider: str
+    payment_id: str | None = None
+    membership_id: str | None = None
+    id: str | None = None
     reason: str = ""
     amount_cents: int | None = None
     base_cents: int | None = None
+    occurred_at: dt.datetime
 
 
-def checked_id(value: t.Any, what: str) -> str:
-    """Return an id of a provider's, or refuse it.
+class Claim(t.NamedTuple):
+    """What is known of a payment and its membership, both locked until the transaction ends."""
 
-    :raises ReferralError: where it is no string of 1 to 255 printable characters.
+    #: The referrer's reward that the payment earned, or None.
+    reward_id: uuid.UUID | None
+    #: Whether the payment was known before, with or without a reward.
+    was_known: bool
+    #: Whether facts wait under the membership.
+    has_waiting: bool
+
+
+def claim_payment(
+    tx: Transaction, provider: str, payment_id: str, membership_id: str, reward_id: uuid.UUID
+) -> Claim:
+    """Claim a payment for a reward, and keep others from it. One statement.
+
+    The insert cannot happen twice: the reward that is stored is ``reward_id`` for one caller only.
+    The membership's row is locked first, as by facts that name only the membership.
     """
-    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_ID or not value.isprintable():
-        raise ReferralError(
-            f"{value!r:.80} is no {what}: pass a string of 1 to {_LONGEST_ID} printable characters."
-        )
-    return value
+    found = _claim_both(
+        tx.db,
+        tx.models,
+        new_provider=provider,
+        new_payment=payment_id,
+        new_membership=membership_id,
+        new_outcome=f"{_REWARDED}{reward_id}",
+    )
+    outcomes = {row.kind: row.outcome for row in found}
+    stored = rewarded_by(outcomes[Kind.payment])
+    return Claim(stored, stored != reward_id, outcomes[Kind.membership] == WAITING)
 
 
-def claim(session: Session, models: Models, membership_id: str, outcome: str) -> str:
-    """Make the membership known, and keep others from it until the transaction ends.
+def lock_payment(tx: Transaction, provider: str, payment_id: str) -> None:
+    """Make a payment known, and keep others from it. One statement."""
+    _claim(tx.db, tx.models, new_kind=Kind.payment, new_provider=provider, new_id=payment_id)
 
-    :param outcome: what is stored where the membership was unknown.
-    :return: the outcome that is stored now; another than ``outcome`` where it was known.
+
+def lock_membership(tx: Transaction, provider: str, membership_id: str) -> None:
+    """Make a membership known, and keep others from it. One statement."""
+    _claim(tx.db, tx.models, new_kind=Kind.membership, new_provider=provider, new_id=membership_id)
+
+
+def set_reward(
+    tx: Transaction, provider: str, payment_id: str, reward_id: uuid.UUID | None
+) -> None:
+    """Say which reward a claimed payment earned, or that it earned none. One statement."""
+    outcome = KNOWN if reward_id is None else f"{_REWARDED}{reward_id}"
+    _set_outcome(
+        tx.db,
+        tx.models,
+        row_kind=Kind.payment,
+        row_provider=provider,
+        row_id=payment_id,
+        new_outcome=outcome,
+    )
+
+
+def rewarded_by(outcome: str | None) -> uuid.UUID | None:
+    """Return the reward that the outcome of a payment tells of, or None."""
+    if outcome is None or not outcome.startswith(_REWARDED):
+        return None
+    return uuid.UUID(outcome.removeprefix(_REWARDED))
+
+
+def record(tx: Transaction, fact: Fact) -> bool:
+    """Keep a fact; return whether it is news.
+
+    A dispute's states are in the order in which they occurred, so a later one of a kind replaces
+    an earlier one.
+
+    :raises ReferralError: for a part of a bonus without a refund's id, where one was taken back
+        before: it cannot be told from a repetition.
     """
-    event = models.ReferralEvent
-    statement = _insert(session, models).values(
-        provider=OWN,
-        event_id=_event_id(Kind.membership, membership_id, ""),
-        kind=Kind.membership,
-        membership_id=membership_id,
-        outcome=outcome,
-    )
-    # Not DO NOTHING: the update that changes nothing takes the row's lock and returns the row.
-    statement = statement.on_conflict_do_update(
-        index_elements=[event.provider, event.event_id], set_={"kind": event.kind}
-    )
-    stored: str = session.execute(statement.returning(event.outcome)).scalar_one()
-    return stored
+    by_membership = fact.payment_id is None
+    subject = fact.membership_id if by_membership else fact.payment_id
+    assert subject is not None
+    new = _record(
+        tx.db,
+        tx.models,
+        new_provider=fact.provider,
+        new_kind=fact.kind,
+        new_id=_event_id(subject, fact.id, by_membership=by_membership),
+        new_payment=fact.payment_id,
+        new_membership=fact.membership_id,
+        new_reference=fact.id,
+        new_reason=fact.reason,
+        new_amount=fact.amount_cents,
+        new_base=fact.base_cents,
+        new_occurred_at=fact.occurred_at,
+    ).first()
+    return new is not None
 
 
-def set_outcome(session: Session, models: Models, membership_id: str, outcome: str) -> None:
-    """Change what :func:`claim` stored."""
-    event = models.ReferralEvent.__table__
-    session.execute(
-        sa.update(event)
-        .where(
-            event.c.provider == OWN,
-            event.c.event_id == _event_id(Kind.membership, membership_id, ""),
+def is_known(tx: Transaction, fact: Fact) -> bool:
+    """Whether a fact of a membership was kept before, for whichever of its payments."""
+    found = _of_membership(
+        tx.db,
+        tx.models,
+        provider=fact.provider,
+        membership=fact.membership_id,
+        kind=fact.kind,
+        reference=fact.id,
+    )
+    return found.first() is not None
+
+
+def wait(tx: Transaction, fact: Fact) -> None:
+    """Say that facts wait under a membership. One statement."""
+    _set_outcome(
+        tx.db,
+        tx.models,
+        row_kind=Kind.membership,
+        row_provider=fact.provider,
+        row_id=fact.membership_id,
+        new_outcome=WAITING,
+    )
+
+
+def adopt(tx: Transaction, provider: str, membership_id: str, payment_id: str) -> None:
+    """Move the facts that wait under a membership to its payment."""
+    for row in _waiting(tx.db, tx.models, provider=provider, membership=membership_id).all():
+        key = {"row_provider": provider, "row_kind": row.kind}
+        reference = row.reference or payment_id
+        new_id = _event_id(payment_id, reference)
+        if _by_id(tx.db, tx.models, **key, row_id=new_id).first() is not None:
+            # It came by the payment's id too.
+            _drop(tx.db, tx.models, **key, row_id=row.event_id)
+        else:
+            _move(
+                tx.db,
+                tx.models,
+                **key,
+                row_id=row.event_id,
+                new_id=new_id,
+                new_payment=payment_id,
+                new_reference=reference,
+            )
+    _set_outcome(
+        tx.db,
+        tx.models,
+        row_kind=Kind.membership,
+        row_provider=provider,
+        row_id=membership_id,
+        new_outcome=KNOWN,
+    )
+
+
+class Facts:
+    """All that is known of one payment."""
+
+    def __init__(self, rows: t.Sequence[t.Any]) -> None:
+        self._rows = rows
+
+    def due_back(self, row: Row, bonus_cents: int) -> fractions.Fraction:
+        """Return which part of a reward all facts together take back, from 0 to 1.
+
+        Refunds are added up before anything is rounded, so that three thirds are the whole. An
+        open dispute, a refund without amount and a reviewer's no take everything.
+
+        :param bonus_cents: the referrer's reward for the payment, which a refund without a base
+            is in cents of.
+        """
+        whole = fractions.Fraction(1)
+        refunds = [fact for fact in self._rows if fact.kind == Kind.refund]
+        if (
+            self._has(Kind.void, row)
+            or any(fact.amount_cents is None for fact in refunds)
+            or self._has_open_dispute()
+        ):
+            return whole
+        parts = [
+            # Without a bonus of the referrer's, any cents of it are all of it.
+            fractions.Fraction(
+                fact.amount_cents, fact.base_cents or bonus_cents or fact.amount_cents
+            )
+            for fact in refunds
+        ]
+        return min(whole, sum(parts, start=fractions.Fraction(0)))
+
+    def is_in_review(self, row: Row) -> bool:
+        """Whether a reward was held and nobody has let it go."""
+        return self._has(Kind.hold, row) and not self._has(Kind.release, row)
+
+    def _has(self, kind: Kind, row: Row) -> bool:
+        return any(fact.kind == kind and fact.reference == str(row.id) for fact in self._rows)
+
+    def _has_open_dispute(self) -> bool:
+        opened, won = (
+            {fact.reference: as_utc(fact.occurred_at) for fact in self._rows if fact.kind == kind}
+            for kind in (Kind.dispute_opened, Kind.dispute_won)
         )
-        .values(outcome=outcome)
-    )
+        return any(id not in won or won[id] < at for id, at in opened.items())
 
 
-def record(session: Session, models: Models, fact: Fact) -> bool:
-    """Keep a fact; return whether it is news."""
-    event = models.ReferralEvent
-    statement = (
-        _insert(session, models)
-        .values(
-            provider=OWN,
-            event_id=_event_id(fact.kind, fact.membership_id, fact.id),
-            kind=fact.kind,
-            membership_id=fact.membership_id,
-            outcome=fact.reason,
-            amount_cents=fact.amount_cents,
-            base_cents=fact.base_cents,
-        )
-        .on_conflict_do_nothing()
-        .returning(event.event_id)
-    )
-    return session.execute(statement).first() is not None
-
-
-def due_back(
-    session: Session, models: Models, membership_id: str, bonus_cents: int
-) -> fractions.Fraction:
-    """Return which part of a bonus all facts together take back, from 0 to 1.
-
-    Refunds are added up before anything is rounded, so that three thirds are the whole. An open
-    dispute, a refund without amount and a reviewer's no take everything.
-    """
-    event = models.ReferralEvent.__table__
-    rows = session.execute(
-        sa.select(event.c.kind, event.c.event_id, event.c.amount_cents, event.c.base_cents).where(
-            event.c.membership_id == membership_id,
-            event.c.provider == OWN,
-            event.c.kind != Kind.membership,
-        )
-    ).all()
-    opened = {_without_kind(row.event_id) for row in rows if row.kind == Kind.dispute_opened}
-    won = {_without_kind(row.event_id) for row in rows if row.kind == Kind.dispute_won}
-    refunds = [row for row in rows if row.kind == Kind.refund]
-    whole = fractions.Fraction(1)
-    if (
-        opened - won
-        or any(row.kind == Kind.void for row in rows)
-        or any(row.amount_cents is None for row in refunds)
-    ):
-        return whole
-    parts = [
-        # Without a bonus of the referrer's, any cents of it are all of it.
-        fractions.Fraction(row.amount_cents, row.base_cents or bonus_cents or row.amount_cents)
-        for row in refunds
-    ]
-    return min(whole, sum(parts, start=fractions.Fraction(0)))
+def of_payment(tx: Transaction, provider: str, payment_id: str) -> Facts:
+    """Return all facts of a payment. One statement."""
+    return Facts(_facts(tx.db, tx.models, provider=provider, payment=payment_id).all())
 
 
 def cents(part: fractions.Fraction, of_cents: int) -> int:
@@ -172,23 +282,176 @@ def cents(part: fractions.Fraction, of_cents: int) -> int:
     return int(part * of_cents + fractions.Fraction(1, 2))
 
 
-def converted_by(outcome: str) -> uuid.UUID | None:
-    """Return the conversion that a claim's outcome tells of, or None."""
-    if not outcome.startswith(CONVERTED):
-        return None
-    return uuid.UUID(outcome.removeprefix(CONVERTED))
+def refuse_ambiguous(fact: Fact) -> None:
+    """Refuse a part of a bonus that may be a repetition or a second one.
+
+    :raises ReferralError: always.
+    """
+    raise ReferralError(
+        f"A refund of {fact.amount_cents} cents cannot be told from the one before: pass "
+        "refund_id, the provider's id of each refund. Nothing was changed."
+    )
 
 
-def _event_id(kind: Kind, membership_id: str, id: str) -> str:
+def _event_id(subject: str, id: str | None, *, by_membership: bool = False) -> str:
     # The length makes it unambiguous: both ids come from outside and may hold any character.
-    return f"{kind}:{len(membership_id)}:{membership_id}:{id}"
+    return f"{'m' if by_membership else 'p'}{len(subject)}:{subject}:{'' if id is None else id}"
 
 
-def _without_kind(event_id: str) -> str:
-    return event_id.split(":", 1)[1]
+def _key(models: Models) -> sa.ColumnElement[bool]:
+    event = models.ReferralEvent.__table__.c
+    return sa.and_(
+        event.provider == sql.parameter("row_provider", event.provider),
+        event.kind == sql.parameter("row_kind", event.kind),
+        event.event_id == sql.parameter("row_id", event.event_id),
+    )
 
 
-def _insert(session: Session, models: Models) -> t.Any:
-    table = models.ReferralEvent.__table__
-    is_sqlite = session.get_bind(models.ReferralEvent).dialect.name == "sqlite"
-    return (sqlite if is_sqlite else postgresql).insert(table)
+def _upsert(models: Models, dialect: str, rows: list[dict[str, t.Any]]) -> t.Any:
+    event = models.ReferralEvent.__table__
+    # Not DO NOTHING: the update that changes nothing takes the row's lock and returns the row.
+    return (
+        sql.insert(dialect, event)
+        .values(rows)
+        .on_conflict_do_update(
+            index_elements=[event.c.provider, event.c.kind, event.c.event_id],
+            set_={"outcome": event.c.outcome},
+        )
+        .returning(event.c.kind, event.c.outcome)
+    )
+
+
+@sql.statement
+def _claim_both(models: Models, dialect: str) -> t.Any:
+    membership, payment = _new("membership"), _new("payment")
+    common = {"provider": _new("provider"), "membership_id": membership}
+    return _upsert(
+        models,
+        dialect,
+        [
+            {
+                **common,
+                "kind": sa.literal_column(f"'{Kind.membership}'"),
+                "event_id": membership,
+                "payment_id": sa.null(),
+                "outcome": sa.literal_column(f"'{KNOWN}'"),
+            },
+            {
+                **common,
+                "kind": sa.literal_column(f"'{Kind.payment}'"),
+                "event_id": payment,
+                "payment_id": payment,
+                "outcome": _new("outcome"),
+            },
+        ],
+    )
+
+
+@sql.statement
+def _claim(models: Models, dialect: str) -> t.Any:
+    row = {
+        "provider": _new("provider"),
+        "kind": _new("kind"),
+        "event_id": _new("id"),
+        "outcome": sa.literal_column(f"'{KNOWN}'"),
+    }
+    return _upsert(models, dialect, [row])
+
+
+def _new(name: str) -> sa.BindParameter[str]:
+    # A name of its own: those of columns are taken in an INSERT.
+    return sa.bindparam(f"new_{name}", type_=sa.Text())
+
+
+@sql.statement
+def _set_outcome(models: Models, dialect: str) -> sa.Update:
+    event = models.ReferralEvent.__table__
+    new = sa.bindparam("new_outcome", type_=sa.Text())
+    return sa.update(event).where(_key(models)).values(outcome=new)
+
+
+@sql.statement
+def _record(models: Models, dialect: str) -> t.Any:
+    event = models.ReferralEvent.__table__
+    columns = {
+        "provider": "provider",
+        "kind": "kind",
+        "event_id": "id",
+        "payment_id": "payment",
+        "membership_id": "membership",
+        "reference": "reference",
+        "outcome": "reason",
+        "amount_cents": "amount",
+        "base_cents": "base",
+        "occurred_at": "occurred_at",
+    }
+    values = {
+        column: sql.parameter(f"new_{name}", event.c[column]) for column, name in columns.items()
+    }
+    insert = sql.insert(dialect, event).values(values)
+    disputes = (Kind.dispute_opened, Kind.dispute_won)
+    return insert.on_conflict_do_update(
+        index_elements=[event.c.provider, event.c.kind, event.c.event_id],
+        set_={"occurred_at": insert.excluded.occurred_at},
+        where=sa.and_(
+            event.c.kind.in_(disputes), event.c.occurred_at < insert.excluded.occurred_at
+        ),
+    ).returning(event.c.event_id)
+
+
+@sql.statement
+def _of_membership(models: Models, dialect: str) -> sa.Select[t.Any]:
+    event = models.ReferralEvent.__table__.c
+    return sa.select(event.event_id).where(
+        event.provider == sql.parameter("provider", event.provider),
+        event.membership_id == sql.parameter("membership", event.membership_id),
+        event.kind == sql.parameter("kind", event.kind),
+        event.reference == sql.parameter("reference", event.reference),
+    )
+
+
+@sql.statement
+def _waiting(models: Models, dialect: str) -> sa.Select[t.Any]:
+    event = models.ReferralEvent.__table__.c
+    return sa.select(event.kind, event.event_id, event.reference).where(
+        event.provider == sql.parameter("provider", event.provider),
+        event.membership_id == sql.parameter("membership", event.membership_id),
+        event.payment_id.is_(None),
+        event.kind.in_((Kind.refund, Kind.dispute_opened, Kind.dispute_won)),
+    )
+
+
+@sql.statement
+def _by_id(models: Models, dialect: str) -> sa.Select[t.Any]:
+    return sa.select(models.ReferralEvent.__table__.c.event_id).where(_key(models))
+
+
+@sql.statement
+def _drop(models: Models, dialect: str) -> sa.Delete:
+    return sa.delete(models.ReferralEvent.__table__).where(_key(models))
+
+
+@sql.statement
+def _move(models: Models, dialect: str) -> sa.Update:
+    event = models.ReferralEvent.__table__
+    return (
+        sa.update(event)
+        .where(_key(models))
+        .values(
+            event_id=sa.bindparam("new_id", type_=sa.Text()),
+            payment_id=sa.bindparam("new_payment", type_=sa.Text()),
+            reference=sa.bindparam("new_reference", type_=sa.Text()),
+        )
+    )
+
+
+@sql.statement
+def _facts(models: Models, dialect: str) -> sa.Select[t.Any]:
+    event = models.ReferralEvent.__table__.c
+    return sa.select(
+        event.kind, event.reference, event.amount_cents, event.base_cents, event.occurred_at
+    ).where(
+        event.provider == sql.parameter("provider", event.provider),
+        event.payment_id == sql.parameter("payment", event.payment_id),
+        event.kind.not_in((Kind.payment, Kind.membership)),
+    )

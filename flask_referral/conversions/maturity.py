@@ -1,4 +1,4 @@
-"""Pending and held conversions: crediting what is due, a reviewer's yes and no."""
+"""Pending and held rewards: crediting what is due, a reviewer's yes and no."""
 
 from __future__ import annotations
 
@@ -8,25 +8,34 @@ import uuid
 
 import sqlalchemy as sa
 
-from .. import clock
 from .. import signals
+from ..db import sql
+from ..db.models import Models
+from ..db.models import RewardStatus
 from ..errors import ReferralError
-from ..results import ReversalResult
 from . import facts
+from . import reversals
+from . import rewards
 from .facts import Fact
 from .facts import Kind
-from .ledger import announce_credit
-from .ledger import credit
-from .ledger import Ledger
-from .reversals import apply
+from .rewards import Row
+from .transaction import Transaction
 
-if t.TYPE_CHECKING:
-    from ..db.models import ReferralConversionMixin
 BATCH = 100
 
+_CURES = {
+    RewardStatus.credited: "; use reverse to take it back",
+    RewardStatus.pending: "; it is credited by mature when it is due, or given up by void",
+}
 
-def mature(ledger: Ledger, now: dt.datetime, *, batch: int = BATCH) -> int | None:
-    """Credit up to ``batch`` conversions that are due; the caller commits and calls again.
+
+def count_due(tx: Transaction, now: dt.datetime) -> int:
+    """Return how many rewards are due. One statement."""
+    return int(_count_due(tx.db, tx.models, now=now).scalar_one())
+
+
+def mature(tx: Transaction, now: dt.datetime, *, batch: int = BATCH) -> int | None:
+    """Credit up to ``batch`` rewards that are due; the caller commits and calls again.
 
     Two runs at once credit nothing twice: the wallets are locked, then what is still pending is
     read again.
@@ -34,90 +43,110 @@ def mature(ledger: Ledger, now: dt.datetime, *, batch: int = BATCH) -> int | Non
     :param now: aware; what was available before is due.
     :return: how many were credited, or None where nothing was due.
     """
-    conversion = ledger.models.ReferralConversion
-    due = ledger.session.scalars(
-        sa.select(conversion)
-        .where(conversion.status == "pending", conversion.available_at <= now)
-        .order_by(conversion.available_at)
-        .limit(batch)
-    ).all()
+    due = [Row.of(row) for row in _due(tx.db, tx.models, now=now, batch=batch)]
     if not due:
         return None
-    credited = 0
+    tx.refuse_autocommit()
     # Somebody else may have credited, voided or removed them while this waited for the wallets.
-    for found in ledger.lock_wallets(due):
-        if found.status == "pending":
-            _credit(ledger, found, now)
-            credited += 1
-    ledger.session.flush()
-    return credited
+    pending = [row for row in rewards.lock(tx, due) if row.status is RewardStatus.pending]
+    for row in pending:
+        _credit(tx, row, now)
+    return len(pending)
 
 
-def release(ledger: Ledger, conversion_id: uuid.UUID, now: dt.datetime) -> ReferralConversionMixin:
-    """Let a held conversion go: credited at once, or pending until its hold is over.
+def release(tx: Transaction, reward_id: uuid.UUID, now: dt.datetime) -> Row:
+    """Let a held reward go: credited at once, or pending until its hold is over.
 
     :raises ReferralError: where there is none, or it is not held.
     """
-    conversion = _held(ledger, conversion_id, ("held",))
-    hold = dt.timedelta(days=ledger.settings.hold_days)
-    conversion.available_at = clock.as_utc(conversion.converted_at) + hold
-    conversion.status = "pending"
-    if conversion.available_at <= now:
-        _credit(ledger, conversion, now)
-    ledger.session.flush()
-    signals.send_after_commit(
-        ledger.session,
-        signals.conversion_released,
-        conversion_id=conversion.id,
-        referrer_id=conversion.referrer_user_id,
-        status=conversion.status,
-    )
-    return conversion
+    row = _decide(tx, reward_id, Kind.release, (RewardStatus.held,), "released by a reviewer", now)
+    row = rewards.save(tx, row, status=RewardStatus.pending)
+    if row.available_at is None or row.available_at <= now:
+        row = _credit(tx, row, now)
+    rewards.announce(tx, signals.conversion_released, row, status=row.status)
+    return row
 
 
-def void(ledger: Ledger, conversion_id: uuid.UUID) -> ReversalResult:
-    """Give a held or pending conversion up, for good.
+def void(tx: Transaction, reward_id: uuid.UUID, now: dt.datetime) -> reversals.Outcome:
+    """Give a held or pending reward up, for good.
 
+    :return: the outcome for this reward, whichever role it has.
     :raises ReferralError: where there is none, or it was credited.
     """
-    membership_id = _get(ledger, conversion_id).whop_membership_id
-    # The membership before the wallet, as refunds do; the other way round they would deadlock.
-    facts.claim(ledger.session, ledger.models, membership_id, facts.TOMBSTONE)
-    _held(ledger, conversion_id, ("held", "pending"))
-    return apply(ledger, Fact(Kind.void, membership_id, str(conversion_id), "voided by a reviewer"))
+    statuses = (RewardStatus.held, RewardStatus.pending)
+    row = _decide(tx, reward_id, Kind.void, statuses, "voided by a reviewer", now)
+    return reversals.reconcile(tx, [row])
 
 
-def _credit(ledger: Ledger, conversion: ReferralConversionMixin, now: dt.datetime) -> None:
-    conversion.status = "credited"
-    conversion.credited_at = now
-    credit(ledger, conversion)
-    announce_credit(ledger, conversion)
+def _credit(tx: Transaction, row: Row, now: dt.datetime) -> Row:
+    row = rewards.save(tx, row, status=RewardStatus.credited, credited_at=now)
+    rewards.credit(tx, [row])
+    return row
 
 
-def _held(
-    ledger: Ledger, conversion_id: uuid.UUID, statuses: tuple[str, ...]
-) -> ReferralConversionMixin:
-    locked = ledger.lock_wallets([_get(ledger, conversion_id)])
-    if not locked:
-        raise _unknown(conversion_id)
-    conversion = locked[0]
-    if conversion.status not in statuses:
-        cure = {
-            "credited": "; use reverse to take it back",
-            "pending": "; it is credited by mature when it is due, or given up by void",
-        }.get(conversion.status, "; there is nothing left to decide")
+def _decide(
+    tx: Transaction,
+    reward_id: uuid.UUID,
+    kind: Kind,
+    statuses: tuple[RewardStatus, ...],
+    reason: str,
+    now: dt.datetime,
+) -> Row:
+    """Lock a reward that a reviewer decides on, and record the decision."""
+    row = _get(rewards.by_ids(tx, [reward_id]), reward_id)
+    tx.refuse_autocommit()
+    # The payment before the wallet, as refunds do; the other way round they would deadlock.
+    facts.lock_payment(tx, row.provider, row.payment_id)
+    row = _get(rewards.lock(tx, [row]), reward_id)
+    if row.status not in statuses:
+        cure = _CURES.get(row.status, "; there is nothing left to decide")
         raise ReferralError(
-            f"Conversion {conversion_id} is {conversion.status}, not {' or '.join(statuses)}{cure}."
+            f"Reward {reward_id} is {row.status}, not {' or '.join(statuses)}{cure}."
         )
-    return conversion
+    facts.record(
+        tx,
+        Fact(
+            kind=kind,
+            provider=row.provider,
+            payment_id=row.payment_id,
+            membership_id=row.membership_id,
+            id=str(reward_id),
+            reason=reason,
+            occurred_at=now,
+        ),
+    )
+    return row
 
 
-def _get(ledger: Ledger, conversion_id: uuid.UUID) -> ReferralConversionMixin:
-    conversion = ledger.session.get(ledger.models.ReferralConversion, conversion_id)
-    if conversion is None:
-        raise _unknown(conversion_id)
-    return conversion
+def _get(rows: t.Sequence[Row], reward_id: uuid.UUID) -> Row:
+    if not rows:
+        raise ReferralError(f"There is no reward {reward_id}.")
+    return rows[0]
 
 
-def _unknown(conversion_id: uuid.UUID) -> ReferralError:
-    return ReferralError(f"There is no conversion {conversion_id}.")
+def _is_due(models: Models) -> sa.ColumnElement[bool]:
+    reward = models.ReferralReward.__table__.c
+    return sa.and_(
+        reward.status == sa.literal_column(f"'{RewardStatus.pending}'"),
+        reward.available_at <= sql.parameter("now", reward.available_at),
+    )
+
+
+@sql.statement
+def _count_due(models: Models, dialect: str) -> sa.Select[t.Any]:
+    return (
+        sa.select(sa.func.count())
+        .select_from(models.ReferralReward.__table__)
+        .where(_is_due(models))
+    )
+
+
+@sql.statement
+def _due(models: Models, dialect: str) -> sa.Select[t.Any]:
+    reward = models.ReferralReward.__table__
+    return (
+        sa.select(reward)
+        .where(_is_due(models))
+        .order_by(reward.c.available_at)
+        .limit(sa.bindparam("batch", type_=sa.Integer()))
+    )

@@ -1,177 +1,199 @@
-"""Taking bonuses back, and giving them back again."""
+"""Taking rewards back, and giving them back again."""
 
 from __future__ import annotations
 
+import dataclasses
 import typing as t
+import uuid
 
 import sqlalchemy as sa
 
 from .. import signals
-from .. import wallet
-from ..errors import ReferralError
+from ..db import sql
+from ..db.models import Models
+from ..db.models import RewardRole
+from ..db.models import RewardStatus
 from ..results import ReversalReason
-from ..results import ReversalResult
 from . import facts
+from . import rewards
 from .facts import Fact
-from .facts import Kind
-from .ledger import Ledger
-
-if t.TYPE_CHECKING:
-    from ..db.models import ReferralConversionMixin
-_WAITING = ("pending", "held", "void")
+from .facts import Facts
+from .payment import checked_id
+from .rewards import Row
+from .transaction import Transaction
 
 
-def reverse(
-    ledger: Ledger,
-    membership_id: str,
-    *,
-    reason: str,
-    refund_id: str | None,
-    amount_cents: int | None,
-) -> ReversalResult:
-    """See :meth:`flask_referral.Referral.reverse`."""
-    if amount_cents is not None and (
-        not isinstance(amount_cents, int)
-        or isinstance(amount_cents, bool)
-        or not 0 < amount_cents <= facts.MOST_CENTS
-    ):
-        raise ReferralError(
-            f"amount_cents={amount_cents!r} cannot be taken back: pass a whole number of cents "
-            f"from 1 to {facts.MOST_CENTS}, or leave it out for all that is left."
-        )
-    if refund_id is None:
-        refund_id = membership_id
-    return apply(ledger, Fact(Kind.refund, membership_id, refund_id, reason, amount_cents))
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """What became of one reward.
 
-
-def apply(ledger: Ledger, fact: Fact) -> ReversalResult:
-    """Keep a fact about a membership, and bring its conversion in line with all that are known."""
-    session, models = ledger.session, ledger.models
-    facts.checked_id(fact.membership_id, "membership id")
-    facts.checked_id(fact.id, "id of a refund or dispute")
-    wallet.refuse_autocommit(session, models)
-    facts.claim(session, models, fact.membership_id, facts.TOMBSTONE)
-    news = facts.record(session, models, fact)
-    conversion = _find(ledger, fact.membership_id)
-    if not news:
-        return ReversalResult(ReversalReason.already_reversed, conversion, 0, 0)
-    if conversion is None:
-        return ReversalResult(ReversalReason.unknown_membership, None, 0, 0)
-    locked = ledger.lock_wallets([conversion])
-    if not locked:
-        # Removed with its users a moment ago.
-        return ReversalResult(ReversalReason.unknown_membership, None, 0, 0)
-    return reconcile(ledger, locked[0])
-
-
-def reconcile(ledger: Ledger, conversion: ReferralConversionMixin) -> ReversalResult:
-    """Take back, or give back, what the known facts ask for.
-
-    The wallets have to be locked and the conversion to be fresh.
+    :param cents: what was taken back, or given up before maturity; negative: given back.
     """
-    part = facts.due_back(
-        ledger.session, ledger.models, conversion.whop_membership_id, conversion.bonus_cents
+
+    row: Row
+    reason: ReversalReason
+    cents: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was taken back of a payment's rewards.
+
+    :param cents: of the referrer's, as :class:`flask_referral.ReversalResult` tells.
+    """
+
+    reason: ReversalReason
+    conversion_id: uuid.UUID | None = None
+    cents: int = 0
+    shortfall_cents: int = 0
+    rows: list[Row] = dataclasses.field(default_factory=list)
+
+
+def apply(tx: Transaction, fact: Fact) -> Outcome:
+    """Keep a fact about a payment, and bring its rewards in line with all that are known.
+
+    :raises ReferralError: for an id that makes no sense, and for a part of a bonus that cannot be
+        told from a repetition.
+    """
+    for value, what in (
+        (fact.membership_id, "membership id"),
+        (fact.payment_id, "payment id"),
+        (fact.id, "id of a refund or dispute"),
+        (fact.provider, "provider"),
+    ):
+        if value is not None:
+            checked_id(value, what)
+    tx.refuse_autocommit()
+    fact, is_news = _record(tx, fact)
+    rows: list[Row] = []
+    if fact.payment_id is not None:
+        rows = rewards.of_payment(tx, fact.provider, fact.payment_id)
+    conversion_id = rows[0].conversion_id if rows else None
+    if not is_news:
+        return Outcome(ReversalReason.already_reversed, conversion_id, rows=rows)
+    rows = rewards.lock(tx, rows) if rows else rows
+    if not rows:
+        # Not paid yet, or removed with the users.
+        return Outcome(ReversalReason.unknown_membership)
+    return reconcile(tx, rows)
+
+
+def _record(tx: Transaction, fact: Fact) -> tuple[Fact, bool]:
+    """Keep a fact under its payment, or under its membership while that has none.
+
+    :return: the fact with its payment, where it has one, and whether it is news.
+    """
+    has_id = fact.id is not None
+    if fact.payment_id is None:
+        assert fact.membership_id is not None
+        facts.lock_membership(tx, fact.provider, fact.membership_id)
+        payment_id = _qualifying(
+            tx.db, tx.models, provider=fact.provider, membership=fact.membership_id
+        ).scalar()
+        if payment_id is None:
+            is_news = facts.record(tx, fact)
+            if is_news:
+                facts.wait(tx, fact)
+            elif fact.amount_cents is not None and not has_id:
+                facts.refuse_ambiguous(fact)
+            return fact, is_news
+        if has_id and facts.is_known(tx, fact):
+            # For whichever payment of this membership it was.
+            return dataclasses.replace(fact, payment_id=payment_id), False
+        fact = dataclasses.replace(fact, payment_id=payment_id)
+    assert fact.payment_id is not None
+    payment_id = fact.payment_id
+    if not has_id:
+        fact = dataclasses.replace(fact, id=payment_id)
+    facts.lock_payment(tx, fact.provider, payment_id)
+    is_news = facts.record(tx, fact)
+    if not is_news and not has_id and fact.amount_cents is not None:
+        facts.refuse_ambiguous(fact)
+    return fact, is_news
+
+
+def reconcile(tx: Transaction, rows: t.Sequence[Row]) -> Outcome:
+    """Take back, or give back, what the known facts of a payment ask for.
+
+    The wallets have to be locked and the rewards, all of one payment, to be fresh.
+    """
+    first = rows[0]
+    known = facts.of_payment(tx, first.provider, first.payment_id)
+    bonus = next((row.cents for row in rows if row.role is RewardRole.referrer), 0)
+    changes = [_reconcile(tx, row, known, bonus) for row in rows]
+    # The referrer's reward speaks for the payment; the other one where nothing came of that.
+    told = next(
+        (change for change in changes if change.reason is not ReversalReason.nothing_to_reverse),
+        changes[0],
     )
-    due = facts.cents(part, conversion.bonus_cents)
-    # The referred user's own bonus goes in the same proportion.
-    referred_due = facts.cents(part, conversion.referred_bonus_cents)
-    if conversion.status in _WAITING:
-        return _before_maturity(ledger, conversion, due, referred_due)
-    return _after_credit(ledger, conversion, due, referred_due)
+    # Where a reviewer decides on a welcome bonus, that one is meant.
+    is_told = first.role is RewardRole.referrer or len(rows) == 1
+    return Outcome(
+        told.reason,
+        first.conversion_id,
+        max(0, changes[0].cents) if is_told else 0,
+        changes[0].row.shortfall_cents if is_told else 0,
+        [change.row for change in changes],
+    )
 
 
-def _before_maturity(
-    ledger: Ledger, conversion: ReferralConversionMixin, due: int, referred_due: int
-) -> ReversalResult:
-    change = due - conversion.reversed_cents
-    referred_change = referred_due - conversion.referred_reversed_cents
-    conversion.reversed_cents = due
-    conversion.referred_reversed_cents = referred_due
-    if _is_everything(conversion, due, referred_due):
-        conversion.status = "void"
-    else:
-        conversion.status = "held" if conversion.available_at is None else "pending"
-    ledger.session.flush()
-    if change < 0 or referred_change < 0:
+def _reconcile(tx: Transaction, row: Row, known: Facts, bonus_cents: int) -> Change:
+    due = facts.cents(known.due_back(row, bonus_cents), row.cents)
+    if row.is_paid:
+        return _after_credit(tx, row, due)
+    return _before_maturity(tx, row, due, known)
+
+
+def _before_maturity(tx: Transaction, row: Row, due: int, known: Facts) -> Change:
+    change = due - row.reversed_cents
+    waiting = RewardStatus.held if known.is_in_review(row) else RewardStatus.pending
+    status = RewardStatus.void if due >= row.cents else waiting
+    if change == 0 and status is row.status:
+        return Change(row, ReversalReason.nothing_to_reverse)
+    row = rewards.save(tx, row, reversed_cents=due, status=status)
+    if change < 0:
         # Credited with the rest, at maturity.
-        _announce(ledger, signals.conversion_reinstated, conversion, credited_cents=0)
-    elif change or referred_change:
-        _announce(ledger, signals.conversion_voided, conversion, reversed_cents=change)
-        return ReversalResult(ReversalReason.voided, conversion, change, 0)
-    return ReversalResult(ReversalReason.nothing_to_reverse, conversion, 0, 0)
+        rewards.announce(tx, signals.conversion_reinstated, row, cents=0)
+    elif change > 0:
+        rewards.announce(tx, signals.conversion_voided, row, cents=change)
+        return Change(row, ReversalReason.voided, change)
+    return Change(row, ReversalReason.nothing_to_reverse)
 
 
-def _after_credit(
-    ledger: Ledger, conversion: ReferralConversionMixin, due: int, referred_due: int
-) -> ReversalResult:
-    taken = _move(ledger, conversion, conversion.referrer_user_id, due - conversion.reversed_cents)
-    referred_taken = _move(
-        ledger,
-        conversion,
-        conversion.referred_user_id,
-        referred_due - conversion.referred_reversed_cents,
-    )
-    conversion.reversed_cents += taken
-    conversion.referred_reversed_cents += referred_taken
-    shortfall = due - conversion.reversed_cents
-    before = conversion.shortfall_cents
-    conversion.shortfall_cents = shortfall + referred_due - conversion.referred_reversed_cents
-    everything = _is_everything(conversion, due, referred_due)
-    conversion.status = "reversed" if everything else "credited"
-    ledger.session.flush()
-    if taken < 0 or referred_taken < 0:
-        _announce(ledger, signals.conversion_reinstated, conversion, credited_cents=max(0, -taken))
-    if taken > 0 or referred_taken > 0 or conversion.shortfall_cents > before:
-        taken = max(0, taken)
-        _announce(
-            ledger,
-            signals.conversion_reversed,
-            conversion,
-            reversed_cents=taken,
-            shortfall_cents=shortfall,
+def _after_credit(tx: Transaction, row: Row, due: int) -> Change:
+    change = due - row.reversed_cents
+    taken = rewards.take(tx, row, change) if change > 0 else change
+    missing = max(0, change - taken)
+    before = row.shortfall_cents
+    status = RewardStatus.reversed if due >= row.cents else RewardStatus.credited
+    if taken or missing != before or status is not row.status:
+        row = rewards.save(
+            tx,
+            row,
+            reversed_cents=row.reversed_cents + taken,
+            shortfall_cents=missing,
+            status=status,
         )
-        return ReversalResult(ReversalReason.reversed, conversion, taken, shortfall)
-    return ReversalResult(ReversalReason.nothing_to_reverse, conversion, 0, 0)
+    if taken < 0:
+        rewards.give_back(tx, row, -taken)
+        rewards.announce(tx, signals.conversion_reinstated, row, cents=-taken)
+    elif taken > 0 or missing > before:
+        rewards.announce(tx, signals.conversion_reversed, row, cents=taken, shortfall_cents=missing)
+        return Change(row, ReversalReason.reversed, taken)
+    return Change(row, ReversalReason.nothing_to_reverse, taken)
 
 
-def _is_everything(conversion: ReferralConversionMixin, due: int, referred_due: int) -> bool:
-    return due >= conversion.bonus_cents and referred_due >= conversion.referred_bonus_cents
-
-
-def _move(ledger: Ledger, conversion: ReferralConversionMixin, user_id: t.Any, cents: int) -> int:
-    """Take cents out of a wallet, or put -cents in; return what was taken."""
-    if cents == 0 or ledger.wallet is None:
-        return cents
-    bonus = "Referral" if user_id == conversion.referrer_user_id else "Welcome"
-    entry = wallet.Entry(
-        user_id,
-        -cents,
-        wallet.ADJUSTMENT,
-        conversion.id,
-        f"{bonus} bonus {'taken' if cents > 0 else 'given'} back",
-        {"whop_membership_id": conversion.whop_membership_id},
+@sql.statement
+def _qualifying(models: Models, dialect: str) -> sa.Select[t.Any]:
+    """The payment that a fact about a membership is about: its newest that qualified."""
+    reward = models.ReferralReward.__table__.c
+    is_first = sa.case((reward.number == 1, 0), else_=1)
+    return (
+        sa.select(reward.payment_id)
+        .where(
+            reward.provider == sql.parameter("provider", reward.provider),
+            reward.membership_id == sql.parameter("membership", reward.membership_id),
+        )
+        .order_by(is_first, reward.created_at.desc(), reward.id)
+        .limit(1)
     )
-    if cents > 0:
-        return wallet.debit(ledger.session, ledger.wallet, entry)
-    wallet.post(ledger.session, ledger.wallet, [entry])
-    return cents
-
-
-def _announce(
-    ledger: Ledger, signal: t.Any, conversion: ReferralConversionMixin, **cents: int
-) -> None:
-    signals.send_after_commit(
-        ledger.session,
-        signal,
-        conversion_id=conversion.id,
-        referrer_id=conversion.referrer_user_id,
-        **cents,
-    )
-
-
-def _find(ledger: Ledger, membership_id: str) -> ReferralConversionMixin | None:
-    conversion = ledger.models.ReferralConversion
-    found: ReferralConversionMixin | None = ledger.session.scalars(
-        sa.select(conversion).where(conversion.whop_membership_id == membership_id)
-    ).first()
-    return found

@@ -7,9 +7,13 @@ import typing as t
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.postgresql.base import PGDialect
 
 if t.TYPE_CHECKING:
     from .models import Models
+
+#: Quotes names as PostgreSQL reads them; those of the drivers double each "%".
+IDENTIFIERS = PGDialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 LOCK_NOT_AVAILABLE = "55P03"

@@ -8,8 +8,8 @@ import typing as t
 import sqlalchemy as sa
 
 from .. import clock
-from ..conversions import facts
 from ..db import days
+from ..payments.handling import DELIVERY
 from ..upkeep import rollup
 from .findings import Check
 from .findings import counted
@@ -149,7 +149,7 @@ def deliveries(patient: Patient) -> t.Iterator[Finding]:
         rows = connection.execute(
             sa.select(event.provider, event.outcome, sa.func.count().label("number"))
             .where(
-                event.provider != facts.OWN,
+                event.kind == DELIVERY,
                 event.outcome.in_(("unknown_user", "other_company")),
                 event.received_at >= clock.now() - RECENT,
             )

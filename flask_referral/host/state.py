@@ -11,10 +11,8 @@ from flask import current_app
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import Session
 
-from ..conversions.ledger import Ledger
 from ..db.models import Models
 from ..errors import ConfigurationError
-from ..payments.handling import WebhookReader
 from ..results import RewardPolicy
 from ..rls import acting as rls
 from ..settings import Settings
@@ -24,6 +22,8 @@ EXTENSION_KEY = "referral"
 IdentityLoader = t.Callable[[], t.Any]
 ConsentLoader = t.Callable[[], bool]
 BotDetector = t.Callable[[str], bool]
+#: Takes the raw body and the headers; see :meth:`flask_referral.Referral.webhook`.
+WebhookReader = t.Callable[[bytes, t.Any], t.Any]
 WhopUserLoader = t.Callable[[dict[str, t.Any]], t.Any]
 
 
@@ -55,11 +55,6 @@ class State:
     loaders: Loaders
     #: Decides what a conversion is worth; None: ``REFERRAL_BONUS_CENTS``.
     reward_policy: RewardPolicy | None
-
-    @property
-    def ledger(self) -> Ledger:
-        """Where conversions are kept, in ``db.session``."""
-        return Ledger(self.db.session(), self.models, self.settings, self.wallet_table)
 
     @property
     def engine(self) -> sa.Engine:

@@ -7,14 +7,16 @@ import enum
 import typing as t
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects import sqlite
 
 from .. import clock
-from ..conversions import convert as conversions
 from ..conversions import reversals
+from ..conversions.convert import convert
 from ..conversions.facts import Fact
 from ..conversions.facts import Kind as FactKind
+from ..conversions.payment import Payment
+from ..conversions.transaction import Transaction
+from ..db import sql
+from ..db.models import Models
 from ..errors import InvalidEvent
 from ..errors import UnknownUser
 from ..host import identity
@@ -54,6 +56,7 @@ class WebhookEvent:
 
     id: str
     kind: Kind
+    payment_id: str | None = None
     membership_id: str | None = None
     user: t.Any = None
     reference: str | None = None
@@ -83,6 +86,10 @@ class Headers(t.Protocol):
 
 WebhookReader = t.Callable[[bytes, Headers], WebhookEvent]
 
+#: The kind of a delivery's row in ``referral_events``.
+DELIVERY = "delivery"
+#: The outcome until there is one.
+RECEIVED = "received"
 #: The outcome of a purchase whose buyer could not be found.
 UNKNOWN_USER = "unknown_user"
 
@@ -99,75 +106,107 @@ def handle(state: State, provider: str, event: WebhookEvent) -> str:
     :return: the outcome, which is kept with the event: ``duplicate``, ``unknown_user``,
         ``no_money``, why it was ignored, or the reason of the conversion or reversal.
     """
-    events = state.models.ReferralEvent.__table__
-    session = state.db.session()
-    is_sqlite = session.get_bind(state.models.ReferralEvent).dialect.name == "sqlite"
-    insert: t.Any = (sqlite if is_sqlite else postgresql).insert(events)
+    tx = Transaction.begin(state.db.session(), state.models, state.settings, state.wallet_table)
     # First, so that a second delivery waits for the outcome of this one. One whose buyer was not
     # known is tried again: somebody may have mended that.
-    new = session.execute(
-        insert.values(
-            provider=provider,
-            event_id=event.id,
-            kind=event.kind,
-            membership_id=event.membership_id,
-            outcome="received",
-            amount_cents=event.amount_cents,
-            base_cents=event.total_cents,
-        )
-        .on_conflict_do_update(
-            index_elements=[events.c.provider, events.c.event_id],
-            set_={"outcome": "received"},
-            where=events.c.outcome == UNKNOWN_USER,
-        )
-        .returning(events.c.event_id)
+    new = _receive(
+        tx.db,
+        tx.models,
+        new_provider=provider,
+        new_id=event.id,
+        new_type=event.kind,
+        new_payment=event.payment_id,
+        new_membership=event.membership_id,
+        new_amount=event.amount_cents,
+        new_base=event.total_cents,
     ).first()
     if new is None:
         return "duplicate"
-    outcome = _effect(state, event)
-    session.execute(
-        sa.update(events)
-        .where(events.c.provider == provider, events.c.event_id == event.id)
-        .values(outcome=outcome)
-    )
+    outcome = _effect(state, tx, provider, event)
+    _finish(tx.db, tx.models, row_provider=provider, row_id=event.id, new_outcome=outcome)
     return outcome
 
 
-def _effect(state: State, event: WebhookEvent) -> str:
+def _effect(state: State, tx: Transaction, provider: str, event: WebhookEvent) -> str:
     if event.kind is Kind.IGNORED:
         return event.reason or event.kind
-    membership_id = event.membership_id or ""
     if event.amount_cents == 0 and event.kind in (Kind.PURCHASE, Kind.REFUND):
         # A trial or a free plan, and a refund of nothing.
         return "no_money"
     if event.kind is Kind.PURCHASE:
-        return _purchase(state, event, membership_id)
+        return _purchase(state, tx, provider, event)
     everything = event.amount_cents is None or not event.total_cents
     fact = Fact(
         kind=_FACTS[event.kind],
-        membership_id=membership_id,
-        id=event.reference or membership_id,
+        provider=provider,
+        payment_id=event.payment_id,
+        membership_id=event.membership_id,
+        id=event.reference,
         reason=event.reason or event.kind,
         amount_cents=None if everything else event.amount_cents,
         base_cents=None if everything else event.total_cents,
+        occurred_at=clock.now(),
     )
-    return reversals.apply(state.ledger, fact).reason
+    return reversals.apply(tx, fact).reason
 
 
-def _purchase(state: State, event: WebhookEvent, membership_id: str) -> str:
+def _purchase(state: State, tx: Transaction, provider: str, event: WebhookEvent) -> str:
     if event.user is None:
         return UNKNOWN_USER
     try:
         user_id = identity.user_id(state, event.user)
     except UnknownUser:
         return UNKNOWN_USER
-    return conversions.convert(
-        state.ledger,
-        user_id,
-        membership_id,
-        policy=state.reward_policy,
-        bonus_cents=None,
-        paid_cents=event.amount_cents,
-        metadata=event.metadata,
-        now=clock.now(),
+    payment = Payment(
+        provider=provider,
+        id=event.payment_id or event.membership_id or "",
+        membership_id=event.membership_id or event.payment_id or "",
+        paid=event.amount_cents,
+        currency=state.settings.currency,
+        converted_cents=event.amount_cents,
+        metadata=event.metadata or {},
+    )
+    return convert(
+        tx, user_id, payment, policy=state.reward_policy, bonus_cents=None, now=clock.now()
     ).reason
+
+
+@sql.statement
+def _receive(models: Models, dialect: str) -> t.Any:
+    event = models.ReferralEvent.__table__
+    columns = {
+        "provider": "provider",
+        "event_id": "id",
+        "type": "type",
+        "payment_id": "payment",
+        "membership_id": "membership",
+        "amount_cents": "amount",
+        "base_cents": "base",
+    }
+    values = {
+        column: sql.parameter(f"new_{name}", event.c[column]) for column, name in columns.items()
+    }
+    return (
+        sql.insert(dialect, event)
+        .values(kind=DELIVERY, outcome=RECEIVED, **values)
+        .on_conflict_do_update(
+            index_elements=[event.c.provider, event.c.kind, event.c.event_id],
+            set_={"outcome": RECEIVED},
+            where=event.c.outcome == UNKNOWN_USER,
+        )
+        .returning(event.c.event_id)
+    )
+
+
+@sql.statement
+def _finish(models: Models, dialect: str) -> sa.Update:
+    event = models.ReferralEvent.__table__
+    return (
+        sa.update(event)
+        .where(
+            event.c.provider == sql.parameter("row_provider", event.c.provider),
+            event.c.kind == DELIVERY,
+            event.c.event_id == sql.parameter("row_id", event.c.event_id),
+        )
+        .values(outcome=sa.bindparam("new_outcome", type_=sa.Text()))
+    )

@@ -35,6 +35,7 @@ def read(state: State, body: bytes, headers: Headers) -> WebhookEvent:
     return WebhookEvent(
         id=event_id,
         kind=event.kind,
+        payment_id=event.payment_id,
         membership_id=event.membership_id,
         user=_user(state, event) if event.kind is Kind.PURCHASE else None,
         reference=event.refund_id or event.dispute_id,

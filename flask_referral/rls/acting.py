@@ -17,11 +17,11 @@ import weakref
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import SessionTransaction
 
+from ..db.sql import IDENTIFIERS
 from ..db.sql import sqlstate
 from ..errors import RowSecurityUnavailable
 
@@ -64,9 +64,6 @@ _KEEPS_SETTINGS = re.compile(
     r"\s*(SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES|TABLE|SAVEPOINT|RELEASE)\b[^;]*;?\s*",
     re.IGNORECASE,
 )
-
-#: Quotes names as PostgreSQL reads them; those of the drivers double each "%".
-IDENTIFIERS = PGDialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]
 
 # libpq's PGTransactionStatusType; psycopg2 and psycopg 3 show it in the same place.
 _IDLE = 0

@@ -13,10 +13,10 @@ import typing as t
 import sqlalchemy as sa
 
 from ..db.models import VERSION_TABLE
+from ..db.sql import IDENTIFIERS
 from ..db.sql import sqlstate
 from ..errors import GrantRefused
 from ..schema import locks
-from .acting import IDENTIFIERS
 
 if t.TYPE_CHECKING:
     from ..db.models import Models

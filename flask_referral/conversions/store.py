@@ -1,0 +1,284 @@
+"""What a purchase asks of the database, and what it writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import typing as t
+import uuid
+
+import sqlalchemy as sa
+
+from .. import wallet
+from ..clock import as_utc
+from ..db import sql
+from ..db.models import GONE
+from ..db.models import Models
+from ..db.models import RewardRole
+from .facts import Kind
+from .payment import Payment
+from .rewards import Row
+from .transaction import Transaction
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Look:
+    """What is known before anything is locked."""
+
+    referrer_id: t.Any
+    code: str | None
+    may_lock_rows: bool
+    conversion_id: uuid.UUID | None
+    conversion_cents: int | None
+    #: The highest number of a payment that is not taken back whole; 0 without one.
+    last_number: int
+    first_paid_at: dt.datetime | None
+    #: What the payment's row says, or None.
+    outcome: str | None
+
+
+def look_up(tx: Transaction, referred_id: t.Any, payment: Payment) -> Look:
+    row = _look(
+        tx.db, tx.models, referred=referred_id, provider=payment.provider, payment=payment.id
+    ).one()
+    return Look(
+        referrer_id=row.referrer_user_id,
+        code=row.referral_code,
+        may_lock_rows=bool(row.may_lock_rows),
+        conversion_id=row.id,
+        conversion_cents=row.bonus_cents,
+        last_number=row.number,
+        first_paid_at=row.first_paid_at and as_utc(row.first_paid_at),
+        outcome=row.outcome,
+    )
+
+
+def count_since(tx: Transaction, referrer_id: t.Any, since: dt.datetime) -> int:
+    """Return how many payments earned a referrer something since then. One statement."""
+    return int(_count_since(tx.db, tx.models, user=referrer_id, since=since).scalar_one())
+
+
+def store(tx: Transaction, look: Look, payment: Payment, rows: list[Row]) -> bool | None:
+    """Write the conversion, where there is none, and the rewards.
+
+    :return: whether one of the beneficiaries has a shortfall; None where nothing was written,
+        because what the look saw has changed.
+    """
+    first = rows[0]
+    values = {
+        "referred": first.referred_user_id,
+        "referrer": first.user_id,
+        "bound_code": look.code,
+        "before": look.last_number,
+    }
+    of_reward = {
+        **{f"new_{name}": getattr(first, name) for name in _SHARED},
+        **{f"new_id_{row.role}": row.id for row in rows},
+        **{f"new_cents_{row.role}": row.cents for row in rows},
+    }
+    of_conversion = {
+        "new_conversion": first.conversion_id,
+        "new_membership": payment.membership_id,
+        "new_bonus": first.cents,
+        "new_metadata": payment.metadata or None,
+        "new_converted_at": first.created_at,
+    }
+    is_new = look.conversion_id is None
+    if is_new and tx.db.dialect.name == "sqlite":
+        # Which has no INSERT inside a WITH.
+        if _insert_conversion(tx.db, tx.models, **values, **of_conversion).first() is None:
+            return None
+        is_new = False
+    if is_new:
+        values |= of_conversion
+    insert = _INSERTS[is_new, len(rows)]
+    stored = insert(tx.db, tx.models, **values, **of_reward).all()
+    return any(row.owes for row in stored) if stored else None
+
+
+#: What all rewards of a payment have in common, apart from what comes from the bound click.
+_SHARED = (
+    "provider",
+    "payment_id",
+    "membership_id",
+    "number",
+    "status",
+    "available_at",
+    "credited_at",
+    "created_at",
+    "campaign",
+    "conversion_id",
+)
+
+
+def _live(models: Models, user: sa.BindParameter[t.Any]) -> sa.ColumnElement[bool]:
+    """The rewards of a referred user's payments that are not taken back whole."""
+    reward = models.ReferralReward.__table__.c
+    return sa.and_(reward.referred_user_id == user, reward.status.not_in(GONE))
+
+
+@sql.statement
+def _look(models: Models, dialect: str) -> sa.Select[t.Any]:
+    click, conversion = models.ReferralClick.__table__, models.ReferralConversion.__table__
+    reward, event = models.ReferralReward.__table__.c, models.ReferralEvent.__table__.c
+    user = sa.bindparam("referred", type_=models.user_key.type)
+    # Something to join to where the user was never referred.
+    one = sa.select(sa.literal_column("1").label("one")).subquery()
+    qualified = sa.case((reward.number == 1, reward.created_at))
+    live = (
+        sa.select(
+            sa.func.coalesce(sa.func.max(reward.number), 0).label("number"),
+            sa.func.max(qualified, type_=reward.created_at.type).label("first_paid_at"),
+        )
+        .where(_live(models, user))
+        .subquery()
+    )
+    outcome = sa.select(event.outcome).where(
+        event.provider == sql.parameter("provider", event.provider),
+        event.kind == sa.literal_column(f"'{Kind.payment}'"),
+        event.event_id == sql.parameter("payment", event.event_id),
+    )
+    return (
+        sa.select(
+            click.c.referrer_user_id,
+            click.c.referral_code,
+            wallet.lockable(models, dialect).label("may_lock_rows"),
+            conversion.c.id,
+            conversion.c.bonus_cents,
+            live.c.number,
+            live.c.first_paid_at,
+            outcome.scalar_subquery().label("outcome"),
+        )
+        .select_from(one)
+        .join(live, sa.true())
+        .outerjoin(click, click.c.referred_user_id == user)
+        .outerjoin(conversion, conversion.c.referred_user_id == user)
+    )
+
+
+@sql.statement
+def _count_since(models: Models, dialect: str) -> sa.Select[t.Any]:
+    reward = models.ReferralReward.__table__.c
+    return sa.select(sa.func.count()).where(
+        reward.user_id == sql.parameter("user", reward.user_id),
+        reward.role == sa.literal_column(f"'{RewardRole.referrer}'"),
+        reward.created_at >= sql.parameter("since", reward.created_at),
+    )
+
+
+def _bound(models: Models, dialect: str) -> t.Any:
+    """The binding that the look saw, if it is still so, locked: the code, then the click.
+
+    In that order, which is the one of whoever removes a code with its clicks.
+    """
+    click, code = models.ReferralClick.__table__.c, models.ReferralCode.__table__.c
+    reward = models.ReferralReward.__table__.c
+    referred = sa.bindparam("referred", type_=models.user_key.type)
+    owner = sa.select(code.code).where(code.code == sa.bindparam("bound_code", type_=sa.Text()))
+    is_lateral = dialect == "postgresql"
+    if is_lateral:
+        owner = owner.with_for_update(read=True, key_share=True)
+    locked_code = owner.subquery("code")
+    last = (
+        sa.select(sa.func.coalesce(sa.func.max(reward.number), 0))
+        .where(_live(models, referred))
+        .scalar_subquery()
+    )
+    binding = sa.select(
+        click.referrer_user_id.label("referrer"),
+        click.referred_user_id.label("referred"),
+    ).where(
+        click.referral_code == locked_code.c.code,
+        click.referred_user_id == referred,
+        click.referrer_user_id == sa.bindparam("referrer", type_=models.user_key.type),
+        last == sa.bindparam("before", type_=sa.Integer()),
+    )
+    if not is_lateral:
+        return binding.add_columns(locked_code.c.code).cte("bound")
+    locked = binding.with_for_update(key_share=True, of=models.ReferralClick.__table__).lateral()
+    return (
+        sa.select(locked_code.c.code, locked)
+        .select_from(locked_code.join(locked, sa.true()))
+        .cte("bound")
+    )
+
+
+def _conversion_insert(models: Models, dialect: str, bound: t.Any) -> t.Any:
+    conversion = models.ReferralConversion.__table__
+    columns = {
+        "id": _typed("new_conversion", conversion.c.id, dialect),
+        "referrer_user_id": bound.c.referrer,
+        "referred_user_id": bound.c.referred,
+        "referral_code": bound.c.code,
+        "whop_membership_id": _typed("new_membership", conversion.c.whop_membership_id, dialect),
+        "bonus_cents": _typed("new_bonus", conversion.c.bonus_cents, dialect),
+        "metadata_": _typed("new_metadata", conversion.c.metadata_, dialect),
+        "converted_at": _typed("new_converted_at", conversion.c.converted_at, dialect),
+    }
+    # WHERE, lest SQLite takes ON for the beginning of a join.
+    source = sa.select(*columns.values()).select_from(bound).where(sa.true())
+    return (
+        sql.insert(dialect, conversion)
+        .from_select(list(columns), source)
+        .on_conflict_do_nothing()
+        .returning(conversion.c.id)
+    )
+
+
+@sql.statement
+def _insert_conversion(models: Models, dialect: str) -> t.Any:
+    return _conversion_insert(models, dialect, _bound(models, dialect))
+
+
+def _rewards_insert(is_new: bool, number: int) -> sql.Statement:
+    """Return the INSERT of a payment's rewards, with its conversion where that is new."""
+
+    def build(models: Models, dialect: str) -> t.Any:
+        reward = models.ReferralReward.__table__
+        bound = _bound(models, dialect)
+        source = bound
+        if is_new:
+            conversion = _conversion_insert(models, dialect, bound).cte("conversion")
+            source = bound.join(conversion, sa.true())
+        shared = {name: _typed(f"new_{name}", reward.c[name], dialect) for name in _SHARED}
+        beneficiaries = {
+            RewardRole.referrer: bound.c.referrer,
+            RewardRole.referred: bound.c.referred,
+        }
+        parts = []
+        for role, user_id in list(beneficiaries.items())[:number]:
+            columns = {
+                **shared,
+                "id": _typed(f"new_id_{role}", reward.c.id, dialect),
+                "cents": _typed(f"new_cents_{role}", reward.c.cents, dialect),
+                "role": sa.cast(sa.literal_column(f"'{role}'"), sa.Text()),
+                "user_id": user_id,
+                "referred_user_id": bound.c.referred,
+            }
+            parts.append(sa.select(*columns.values()).select_from(source))
+        owed = reward.alias("owed").c
+        names = ("referrer", "referred")[:number]
+        users = [sa.bindparam(name, type_=models.user_key.type) for name in names]
+        owes = sa.exists().where(
+            sa.or_(*(owed.user_id == user for user in users)), owed.shortfall_cents > 0
+        )
+        return (
+            sa.insert(reward)
+            .from_select(list(columns), parts[0] if number == 1 else sa.union_all(*parts))
+            .returning(reward.c.id, owes.label("owes"))
+        )
+
+    return sql.statement(build)
+
+
+_INSERTS = {
+    (is_new, number): _rewards_insert(is_new, number)
+    for is_new in (True, False)
+    for number in (1, 2)
+}
+
+
+def _typed(name: str, column: sa.Column[t.Any], dialect: str) -> sa.ColumnElement[t.Any]:
+    value = sql.parameter(name, column)
+    # What is selected has no column yet that would give PostgreSQL its type. SQLite has none.
+    return sa.cast(value, column.type) if dialect == "postgresql" else value
