@@ -1,0 +1,1 @@
+"""How fast flask-referral is beside the same work written by hand; see README.md here."""
