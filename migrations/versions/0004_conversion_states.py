@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from alembic import op
 from flask import current_app
 
-from flask_referral import schema as shipped
-from flask_referral.errors import MigrationRefused
+from flask_referral.schema import frozen as shipped
+from flask_referral.schema.frozen import MigrationRefused
 
 revision = "0004"
 down_revision = "0003"

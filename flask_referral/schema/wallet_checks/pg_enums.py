@@ -9,13 +9,12 @@ import typing as t
 import sqlalchemy as sa
 
 from ...errors import MigrationRefused
-from ..locks import patiently
-from ..locks import raw
+from ..ddl_locks import patiently
+from ..ddl_locks import raw
 from .pg_inspect import literal
 from .pg_inspect import our_columns
 from .pg_inspect import run_as
 from .pg_inspect import Wallet
-from .rows import VALUES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ def missing_labels(connection: sa.Connection, wallet: Wallet) -> list[Label]:
             " ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = pg_type.oid) AS labels"
             f" FROM pg_type WHERE oid = {column.type_oid}",
         ).one()
-        for value in VALUES[column.name]:
+        for value in wallet.rows.values[column.name]:
             if value not in enum.labels:
                 missing[Label(column.type, value, enum.owner, enum.owned)] = None
     return list(missing)

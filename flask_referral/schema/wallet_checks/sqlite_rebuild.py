@@ -13,7 +13,7 @@ import typing as t
 import sqlalchemy as sa
 
 from ...errors import MigrationRefused
-from ..locks import raw
+from ..ddl_locks import raw
 from .sqlite_ddl import TableText
 
 #: Begins every text in sqlite_master; SQLite stores it in this form, without the schema.
