@@ -50,17 +50,18 @@ def missing_rows(
             )
 
 
-def refuse_missing_rows(gaps: t.Iterable[Gap]) -> None:
+def refuse_missing_rows(gaps: t.Iterable[Gap], first: t.Iterable[str] = ()) -> None:
     """Refuse where lookup tables lack rows.
 
-    :raises MigrationRefused: with all of the INSERTs that the host needs.
+    :param first: statements without which the INSERTs fail.
+    :raises MigrationRefused: with all of the statements that the host needs.
     """
     found = list(gaps)
     if found:
+        cures = [*first, *(gap.cure for gap in found if gap.cure)]
         raise MigrationRefused(
             f"{'; '.join(map(str, found))}. Add the rows in a migration of the application, with"
-            f" what else the table asks for, then run this one again:"
-            f" {'; '.join(gap.cure for gap in found if gap.cure)}"
+            f" what else the table asks for, then run this one again: {'; '.join(cures)}"
         )
 
 

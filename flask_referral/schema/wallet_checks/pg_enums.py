@@ -26,6 +26,11 @@ class Label:
     owner: str
     owned: bool
 
+    @property
+    def add(self) -> str:
+        """The statement that adds it."""
+        return f"ALTER TYPE {self.enum} ADD VALUE IF NOT EXISTS {literal(self.label)}"
+
 
 def missing_labels(connection: sa.Connection, wallet: Wallet) -> list[Label]:
     """Return our values that enums of the two columns lack. Call it inside ``scratch``."""
@@ -62,6 +67,5 @@ def add_labels(connection: sa.Connection, labels: t.Iterable[Label]) -> None:
     :param labels: from ``missing_labels``.
     """
     for label in labels:
-        sql = f"ALTER TYPE {label.enum} ADD VALUE IF NOT EXISTS {literal(label.label)}"
-        add = functools.partial(raw, connection, sql)
+        add = functools.partial(raw, connection, label.add)
         patiently(connection, add, what=f"the type {label.enum}")

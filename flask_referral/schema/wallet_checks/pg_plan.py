@@ -111,8 +111,9 @@ def plan_extend(connection: sa.Connection, wallet: Wallet) -> Plan:
             f" at least {needed} characters, in a migration of the application, then run this one"
             " again."
         )
-    refuse_missing_rows(missing_rows(connection, wallet.lookups, wallet.rows))
     labels = missing_labels(connection, wallet)
+    lacking = missing_rows(connection, wallet.lookups, wallet.rows)
+    refuse_missing_rows(lacking, first=[label.add for label in labels])
     refuse_strangers(labels)
     changes = []
     # With a label missing nothing can be tried; the plan is made again once it is there.
