@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging.config
 import sqlite3
 import typing as t
@@ -133,11 +134,12 @@ def run_online() -> None:
     with state.engine.connect() as connection:
         with transactional_ddl(connection):
             connection.execution_options(isolation_level=level)
-            options["transactional_ddl"] = True
-            context.configure(connection=connection, **options)
-            # What finds the steps is known only now.
-            steps = checked(context.get_context().opts["fn"])
-            context.configure(connection=connection, fn=steps, **options)
+            configure = functools.partial(
+                context.configure, connection=connection, transactional_ddl=True, **options
+            )
+            configure()
+            # Only now it is known what finds the steps.
+            configure(fn=checked(context.get_context().opts["fn"]))
             with context.begin_transaction():
                 run_migrations()
         if not isinstance(state.engine.pool, StaticPool | SingletonThreadPool):

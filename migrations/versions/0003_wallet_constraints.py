@@ -24,17 +24,12 @@ ROWS = frozen.WalletRows(
     reference_type="referral_conversion",
     own_types=("referral_bonus",),
 )
-#: By column, for the printed script: what the documentation has hosts allow, and what is new.
+#: What the documentation has hosts allow, by column; for the printed script.
 DOCUMENTED = {
-    "type": (
-        ("deal_payment", "affiliate_commission", "referral_bonus", "withdrawal", "adjustment"),
-        "referral_bonus",
-    ),
-    "reference_type": (
-        ("deal_enrollment", "affiliate_conversion", "referral_conversion", "manual"),
-        "referral_conversion",
-    ),
+    "type": ("deal_payment", "affiliate_commission", "referral_bonus", "withdrawal", "adjustment"),
+    "reference_type": ("deal_enrollment", "affiliate_conversion", "referral_conversion", "manual"),
 }
+NEW = ("referral_bonus", "referral_conversion")
 
 
 def check() -> None:
@@ -49,7 +44,7 @@ def upgrade() -> None:
     if wallet is None:
         return
     if context.as_sql:
-        _write_lists({column: documented for column, (documented, _) in DOCUMENTED.items()})
+        _write_lists()
     else:
         frozen.extend_wallet(context, ROWS, wallet.name, wallet.schema)
 
@@ -60,20 +55,18 @@ def downgrade() -> None:
     if wallet is None:
         return
     if context.as_sql:
-        _write_lists(
-            {
-                column: tuple(value for value in documented if value != new)
-                for column, (documented, new) in DOCUMENTED.items()
-            }
-        )
+        _write_lists(without=NEW)
     else:
         frozen.restore_wallet(context, ROWS, wallet.name, wallet.schema)
 
 
-def _write_lists(values: dict[str, tuple[str, ...]]) -> None:
+def _write_lists(without: tuple[str, ...] = ()) -> None:
     context = op.get_context()
     table = context.dialect.identifier_preparer.format_table(frozen.wallet_table())
-    lists = {column: ", ".join(map(repr, each)) for column, each in values.items()}
+    lists = {
+        column: ", ".join(repr(value) for value in values if value not in without)
+        for column, values in DOCUMENTED.items()
+    }
     with context.autocommit_block():
         # Before anything is changed: VALIDATE comes too late to keep the rule that was there.
         for column, listed in lists.items():

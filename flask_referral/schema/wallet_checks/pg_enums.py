@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from ...errors import MigrationRefused
 from ..ddl_locks import patiently
 from ..ddl_locks import raw
-from .pg_inspect import literal
 from .pg_inspect import our_columns
 from .pg_inspect import run_as
 from .pg_inspect import Wallet
+from .text import literal
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,9 +12,9 @@ from ...errors import MigrationRefused
 from ..ddl_locks import is_autocommit
 from ..ddl_locks import raw
 from ..ddl_locks import transaction
-from .lookups import Lookup
 from .rows import COLUMNS
 from .rows import Rows
+from .text import quote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,24 +85,10 @@ class Wallet:
     tables: tuple[Holder, ...]
     domains: tuple[Holder, ...]
     checks: tuple[Check, ...]
-    lookups: tuple[Lookup, ...]
 
     @property
     def table(self) -> Holder:
         return self.tables[0]
-
-
-def quote(name: str) -> str:
-    """Return an identifier in double quotes, whatever characters it has."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(value: str | None) -> str:
-    """Return a string literal (NULL for None) that holds under any standard_conforming_strings."""
-    if value is None:
-        return "NULL"
-    text = value.replace("'", "''")
-    return "E'" + text.replace("\\", "\\\\") + "'" if "\\" in text else f"'{text}'"
 
 
 def run_as(what: str, owner: str) -> str:
@@ -153,8 +139,7 @@ def read_wallet(connection: sa.Connection, oid: int, rows: Rows) -> Wallet:
         )
     domains = _domains(connection, wallet)
     checks = [check for holder in tables + domains for check in _checks(connection, holder)]
-    lookups = tuple(_lookups(connection, wallet))
-    return Wallet(rows, tables, domains, tuple(checks), lookups)
+    return Wallet(rows, tables, domains, tuple(checks))
 
 
 def find_table(connection: sa.Connection, table: str, schema: str | None) -> int:
@@ -306,29 +291,3 @@ def _checks(connection: sa.Connection, holder: Holder) -> list[Check]:
         )
         for row in rows
     ]
-
-
-def _lookups(connection: sa.Connection, holder: Holder) -> t.Iterator[Lookup]:
-    rows = connection.execute(
-        sa.text(
-            "SELECT c.conname, n.nspname, r.relname,"
-            " ARRAY(SELECT CAST(a.attname AS text) FROM unnest(c.conkey) WITH ORDINALITY k(n, i)"
-            " JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.n ORDER BY k.i)"
-            " AS columns,"
-            " ARRAY(SELECT CAST(a.attname AS text) FROM unnest(c.confkey) WITH ORDINALITY k(n, i)"
-            " JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.n ORDER BY k.i)"
-            " AS referred"
-            " FROM pg_constraint c JOIN pg_class r ON r.oid = c.confrelid"
-            " JOIN pg_namespace n ON n.oid = r.relnamespace"
-            " WHERE c.conrelid = CAST(:oid AS oid) AND c.contype = 'f'"
-            " AND coalesce(CAST(to_jsonb(c) ->> 'conenforced' AS boolean), true)"
-            " ORDER BY c.conname"
-        ),
-        {"oid": holder.oid},
-    ).all()
-    for row in rows:
-        yield Lookup(
-            f'The foreign key "{row.conname}" of {holder}',
-            f"{quote(row.nspname)}.{quote(row.relname)}",
-            dict(zip(row.columns, map(quote, row.referred), strict=True)),
-        )

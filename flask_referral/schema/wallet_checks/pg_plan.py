@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from ...errors import MigrationRefused
 from ..ddl_locks import raw
+from .lookups import in_postgresql
 from .lookups import missing_rows
 from .lookups import refuse_missing_rows
 from .pg_enums import Label
@@ -19,7 +20,6 @@ from .pg_enums import refuse_strangers
 from .pg_inspect import Check
 from .pg_inspect import Column
 from .pg_inspect import Holder
-from .pg_inspect import literal
 from .pg_inspect import our_columns
 from .pg_inspect import run_as
 from .pg_inspect import Wallet
@@ -29,6 +29,7 @@ from .rows import COLUMNS
 from .rows import Gap
 from .rows import Sample
 from .rows import values_of
+from .text import literal
 
 #: Begins the comment of a constraint we widened; the rest is JSON: what it was before.
 RECORD = "Extended by flask-referral; before: "
@@ -95,7 +96,7 @@ def gaps(connection: sa.Connection, wallet: Wallet) -> list[Gap]:
         refused = _refused(connection, wallet, check, check.expression)
         if refused:
             found.append(Gap(str(check), _named(refused, check)))
-    return [*found, *missing_rows(connection, wallet.lookups, wallet.rows)]
+    return [*found, *_lacking(connection, wallet)]
 
 
 def plan_extend(connection: sa.Connection, wallet: Wallet) -> Plan:
@@ -112,8 +113,7 @@ def plan_extend(connection: sa.Connection, wallet: Wallet) -> Plan:
             " again."
         )
     labels = missing_labels(connection, wallet)
-    lacking = missing_rows(connection, wallet.lookups, wallet.rows)
-    refuse_missing_rows(lacking, first=[label.add for label in labels])
+    refuse_missing_rows(_lacking(connection, wallet), first=[label.add for label in labels])
     refuse_strangers(labels)
     changes = []
     # With a label missing nothing can be tried; the plan is made again once it is there.
@@ -153,6 +153,11 @@ def refuse_rows_in_use(connection: sa.Connection, wallet: Wallet) -> None:
     count = raw(connection, sql).scalar_one()
     if count:
         raise MigrationRefused(wallet.rows.in_use_message(str(wallet.table), count))
+
+
+def _lacking(connection: sa.Connection, wallet: Wallet) -> list[Gap]:
+    lookups = in_postgresql(connection, wallet.table.oid, str(wallet.table))
+    return missing_rows(connection, lookups, wallet.rows)
 
 
 def _leftovers(wallet: Wallet) -> tuple[Check, ...]:

@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from ..ddl_locks import raw
 from .pg_inspect import Column
 from .pg_inspect import Holder
-from .pg_inspect import literal
-from .pg_inspect import quote
 from .pg_inspect import Wallet
 from .rows import Sample
 from .rows import SAMPLE_UUID
+from .text import literal
+from .text import quote
 
 
 def refused_samples(

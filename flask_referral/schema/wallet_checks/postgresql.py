@@ -43,11 +43,12 @@ def check(connection: sa.Connection, rows: Rows, table: str, schema: str | None)
 def check_index(connection: sa.Connection, table: str, schema: str | None) -> None:
     """See ``flask_referral.schema.wallet_checks.check_index``."""
     oid = find_table(connection, table, schema)
-    wallet = raw(
-        connection,
-        "SELECT relkind, pg_get_userbyid(relowner) AS owner, pg_has_role(relowner, 'USAGE') AS"
-        f" owned FROM pg_class WHERE oid = {oid}",
-    ).one()
+    with scratch(connection):
+        wallet = raw(
+            connection,
+            "SELECT relkind, pg_get_userbyid(relowner) AS owner, pg_has_role(relowner, 'USAGE') AS"
+            f" owned FROM pg_class WHERE oid = {oid}",
+        ).one()
     if wallet.relkind == "p":
         raise MigrationRefused(
             f"The wallet table {table} is partitioned, and PostgreSQL cannot make the unique index"

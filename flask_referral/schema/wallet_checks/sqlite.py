@@ -11,7 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from ...errors import MigrationRefused
 from ..ddl_locks import committing
 from ..ddl_locks import raw
-from .lookups import Lookup
+from .lookups import in_sqlite
 from .lookups import missing_rows
 from .lookups import refuse_missing_rows
 from .rows import COLUMNS
@@ -26,8 +26,8 @@ from .sqlite_ddl import MalformedSQL
 from .sqlite_ddl import mentioned
 from .sqlite_ddl import parse_table
 from .sqlite_ddl import TableText
-from .sqlite_rebuild import quote
 from .sqlite_rebuild import rebuild
+from .text import quote
 
 #: Ends every CHECK we widened; what stands before it tells the downgrade what to take out.
 MARK: t.Final = "/* flask-referral */"
@@ -73,7 +73,7 @@ def missing_values(
             name = f'"{check.name}"' if check.name else f"number {number}"
             values = values_of(refused, wallet.reads(check))
             found.append(Gap(f"CHECK {name} of table {wallet.name}", values))
-    return [*found, *missing_rows(connection, _lookups(connection, wallet), rows)]
+    return [*found, *_lacking(connection, wallet)]
 
 
 def check(connection: sa.Connection, rows: Rows, table: str, schema: str | None) -> None:
@@ -126,13 +126,18 @@ def _apply(
 
 def _extensions(connection: sa.Connection, wallet: Table) -> dict[CheckClause, str]:
     """Return the CHECKs to change, with what they are to become."""
-    refuse_missing_rows(missing_rows(connection, _lookups(connection, wallet), wallet.rows))
+    refuse_missing_rows(_lacking(connection, wallet))
     changes = {}
     for check in wallet.text.checks:
         if _refused(connection, wallet, check):
             columns = mentioned(wallet.text.inside(check), wallet.types)
             changes[check] = f"({wallet.text.inside(check)}{_suffix(wallet, columns)}"
     return changes
+
+
+def _lacking(connection: sa.Connection, wallet: Table) -> list[Gap]:
+    lookups = in_sqlite(connection, wallet.schema, wallet.name)
+    return missing_rows(connection, lookups, wallet.rows)
 
 
 def _suffix(wallet: Table, columns: t.Collection[str]) -> str:
@@ -183,27 +188,6 @@ def _read(connection: sa.Connection, rows: Rows, table: str, schema: str | None)
             " the application, or set up the extension with the right wallet_model."
         )
     return wallet
-
-
-def _lookups(connection: sa.Connection, wallet: Table) -> t.Iterator[Lookup]:
-    schema = quote(wallet.schema)
-    parts = raw(connection, f"PRAGMA {schema}.foreign_key_list({quote(wallet.name)})").mappings()
-    keys: dict[int, dict[str, str | None]] = {}
-    tables = {}
-    for part in parts:
-        keys.setdefault(part["id"], {})[part["from"].lower()] = part["to"]
-        tables[part["id"]] = part["table"]
-    for number, columns in keys.items():
-        if None in columns.values():
-            # Without columns of its own a foreign key refers to the primary key.
-            info = raw(connection, f"PRAGMA {schema}.table_info({quote(tables[number])})").all()
-            primary = [column.name for column in sorted(info, key=lambda c: c.pk) if column.pk]
-            columns = dict(zip(columns, primary, strict=True))
-        yield Lookup(
-            f"The foreign key to {tables[number]} of table {wallet.name}",
-            f"{schema}.{quote(tables[number])}",
-            {column: quote(str(to)) for column, to in columns.items()},
-        )
 
 
 def _refused(connection: sa.Connection, wallet: Table, check: CheckClause) -> list[Sample]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing as t
 
 import pytest
@@ -154,3 +155,34 @@ def test_a_key_with_a_column_of_the_hosts_is_not_judged(
     database.extend()
     for row in OURS:
         database.insert(row)
+
+
+@pytest.mark.parametrize("column", ["", " (name)"])
+def test_a_key_to_a_table_that_is_not_there(
+    sqlite: t.Callable[[Shape], Database], column: str
+) -> None:
+    """SQLite lets it be declared, and refuses every row."""
+    ddl = sqlite_wallet(f"TEXT REFERENCES gone{column}", "TEXT")
+    database = sqlite(Shape("gone", ddl))
+    before = database.dump()
+    for step in (database.gaps, database.extend):
+        with pytest.raises(
+            MigrationRefused, match=r"foreign key to gone .* cannot be followed: no"
+        ):
+            step()
+    assert database.dump() == before
+
+
+def test_a_table_that_the_role_may_not_read(postgresql: t.Callable[[Shape], Database]) -> None:
+    ddl = postgresql_wallet(
+        "text REFERENCES kinds", "text", before="CREATE TABLE kinds (name text PRIMARY KEY)"
+    )
+    database = postgresql(Shape("unreadable", ddl))
+    database.run("CREATE ROLE clerk LOGIN; ALTER TABLE wallet_transactions OWNER TO clerk")
+    url = database.engine.url.set(username="clerk")
+    clerk = dataclasses.replace(database, engine=sa.create_engine(url, poolclass=sa.NullPool))
+    try:
+        with pytest.raises(MigrationRefused, match=r'Let this role read "public"\."kinds"'):
+            clerk.extend()
+    finally:
+        database.run("DROP OWNED BY clerk CASCADE; DROP ROLE clerk")
