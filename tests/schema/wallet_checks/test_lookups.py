@@ -166,9 +166,7 @@ def test_a_key_to_a_table_that_is_not_there(
     database = sqlite(Shape("gone", ddl))
     before = database.dump()
     for step in (database.gaps, database.extend):
-        with pytest.raises(
-            MigrationRefused, match=r"foreign key to gone .* cannot be followed: no"
-        ):
+        with pytest.raises(MigrationRefused, match=r"key to gone .* cannot be followed: no"):
             step()
     assert database.dump() == before
 
