@@ -125,6 +125,7 @@ class Referral(Program):
                     "SQLALCHEMY_BINDS does not name; add it there."
                 )
             _check_dialect(db.engines[models.bind_key].dialect)
+            _check_schemas(db.engines[models.bind_key])
         wallet_table = None if wallet_model is None else _wallet_table(wallet_model)
         self._states[app] = State(
             settings=settings,
@@ -260,6 +261,16 @@ def _check_dialect(dialect: sa.Dialect) -> None:
                 f"flask-referral needs SQLite 3.35 or newer, and this Python has "
                 f"{sqlite3.sqlite_version}; install a newer Python or use PostgreSQL."
             )
+
+
+def _check_schemas(engine: sa.Engine) -> None:
+    # The catalogue, the migrations and row level security are asked by name, unmapped.
+    if engine.get_execution_options().get("schema_translate_map"):
+        raise ConfigurationError(
+            "flask-referral cannot follow a schema_translate_map of the engine; name the schema in "
+            "the models, as in SQLAlchemy(metadata=MetaData(schema=...)), or in the connection's "
+            "search_path."
+        )
 
 
 def _wallet_table(wallet_model: t.Any) -> sa.Table:

@@ -183,6 +183,13 @@ def test_another_database(db: SQLAlchemy, url: str) -> None:
     refused(app, message, user_model=make_user(db))
 
 
+def test_an_engine_that_maps_schemas(db: SQLAlchemy) -> None:
+    options = {"execution_options": {"schema_translate_map": {None: "shop"}}}
+    app = make_app(db, SQLALCHEMY_ENGINE_OPTIONS=options)
+    message = r"cannot follow a schema_translate_map .* name the schema in the models"
+    refused(app, message, user_model=make_user(db))
+
+
 @pytest.mark.parametrize(("version", "works"), [((3, 34, 1), False), ((3, 35, 0), True)])
 def test_old_sqlite(
     db: SQLAlchemy, monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], works: bool

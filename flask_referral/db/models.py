@@ -87,21 +87,6 @@ def _compile_new_uuid_sqlite(element: new_uuid, compiler: t.Any, **kwargs: t.Any
     )
 
 
-class _JSONB(JSONB):
-    """JSONB whose repr is an expression that autogenerate can put into a host's script.
-
-    JSONB's own names a ``Text`` that such a script does not import, which Alembic mends on
-    PostgreSQL only: a host that develops on SQLite would get a script that does not run.
-    """
-
-    def __repr__(self) -> str:
-        return "JSONB(none_as_null=True)"
-
-
-# Autogenerate writes the module's name before the repr.
-_JSONB.__module__ = JSONB.__module__
-
-
 class _UserKey(sa.types.UserDefinedType[t.Any]):
     """Stands for the type of the host's user key until the table is built."""
 
@@ -132,7 +117,10 @@ def _moment(*, default: bool = False) -> t.Any:
 
 
 def _json() -> t.Any:
-    type_ = sa.JSON(none_as_null=True).with_variant(_JSONB(none_as_null=True), "postgresql")
+    jsonb = JSONB(none_as_null=True)
+    # Else its repr names a Text, which a script that a host generates on SQLite does not import.
+    jsonb.astext_type = None  # type: ignore[assignment]
+    type_ = sa.JSON(none_as_null=True).with_variant(jsonb, "postgresql")
     # "metadata" is taken on declarative classes.
     return mapped_column("metadata", type_, key="metadata_", nullable=True)
 

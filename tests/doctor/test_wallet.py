@@ -73,6 +73,22 @@ def test_a_check_without_our_values(host: Host) -> None:
     assert ill(host) == {}
 
 
+def test_a_lookup_table_without_our_values(postgresql_host: Host) -> None:
+    execute(
+        postgresql_host,
+        "ALTER TABLE wallet_transactions DROP CONSTRAINT wallet_transactions_type_check",
+        "CREATE TABLE kinds (name text PRIMARY KEY)",
+        "INSERT INTO kinds VALUES ('adjustment')",
+        "ALTER TABLE wallet_transactions ADD CONSTRAINT known FOREIGN KEY (type) REFERENCES kinds",
+    )
+    cure = 'INSERT INTO "public"."kinds" ("name") VALUES (\'referral_bonus\')'
+    said = finding(postgresql_host, "wallet-values", "fault")
+    assert 'foreign key "known" of table public.wallet_transactions refuses referral_bonus' in said
+    assert cure in said
+    execute(postgresql_host, cure)
+    assert ill(postgresql_host) == {}
+
+
 def test_no_trigger(host: Host) -> None:
     drop_trigger(host)
     assert "No trigger fills balance_after_cents" in finding(host, "wallet-trigger", "fault")
