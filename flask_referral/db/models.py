@@ -22,6 +22,8 @@ from sqlalchemy.orm import mapped_column
 from sqlalchemy.orm import MappedColumn
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.util import identity_key
 from sqlalchemy.schema import conv
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -477,7 +479,16 @@ M = t.TypeVar("M", bound=_Mixin)
 
 
 def attach(session: Session, model: type[M], **values: t.Any) -> M:
-    """Return the entity of a row that was just inserted, without asking the database for it."""
+    """Return the entity of a row that was just read or written, without asking the database.
+
+    :param values: the row's, with its primary key.
+    """
+    key = tuple(values[name] for name in model._key)
+    known: M | None = session.identity_map.get(identity_key(model, key))
+    if known is not None:
+        for name, value in values.items():
+            set_committed_value(known, name, value)
+        return known
     entity = model(**values)
     make_transient_to_detached(entity)
     session.add(entity)
@@ -486,7 +497,7 @@ def attach(session: Session, model: type[M], **values: t.Any) -> M:
 
 def expire(session: Session, model: type[_Mixin], key: t.Any) -> None:
     """Let the session's entity of a row, if it has one, be read again when it is next used."""
-    entity = session.identity_map.get(sa.orm.util.identity_key(model, key))
+    entity = session.identity_map.get(identity_key(model, key))
     if entity is not None:
         session.expire(entity)
 

@@ -47,7 +47,7 @@ def test_the_database_is_away(away: Host) -> None:
     levels = ill(away)
     assert levels.pop("database") == "fault"
     expected = NEED_DATABASE - (POSTGRESQL_ONLY if is_sqlite(away) else set())
-    assert levels == dict.fromkeys(expected, "not checked")
+    assert levels == dict.fromkeys(expected, "not_checked")
     result = away.cli("doctor", status=1)
     assert result.stdout.count("did not answer") == 1
     assert "not checked" in result.stdout
@@ -69,7 +69,7 @@ def test_the_database_goes_away_in_the_middle(make_sqlite: MakeHost) -> None:
     faults = [each for each in findings if each["level"] == "fault"]
     assert [each["check"] for each in faults] == ["migrations"]
     assert "did not answer" in faults[0]["message"]
-    skipped = {each["check"] for each in findings if each["level"] == "not checked"}
+    skipped = {each["check"] for each in findings if each["level"] == "not_checked"}
     assert skipped == NEED_DATABASE - POSTGRESQL_ONLY - {"user-table", "migrations"}
 
 
@@ -103,7 +103,7 @@ def test_nothing_is_there(make: MakeHost) -> None:
     assert "'wallet_transactions' does not exist" in said["wallet"]["message"]
     # One of these needs another that was not checked either.
     for check in ("migrations", "models", "wallet-values"):
-        assert said[check]["level"] == "not checked"
+        assert said[check]["level"] == "not_checked"
 
 
 def mended_by_upgrade(host: Host) -> None:
@@ -126,7 +126,7 @@ def test_behind(host: Host) -> None:
     said = {each["check"]: each for each in examine(host)}
     assert said["migrations"]["level"] == "fault"
     assert "at revision 0001, and the newest is" in said["migrations"]["message"]
-    assert said["models"]["level"] == "not checked"
+    assert said["models"]["level"] == "not_checked"
     # What the missing revisions are for is told as well.
     assert said["wallet-values"]["level"] == "fault"
     mended_by_upgrade(host)
