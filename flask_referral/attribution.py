@@ -216,7 +216,7 @@ def _look_up(
     if row is None:
         return None
     # The user's bound click comes last, and after it what the lock returns.
-    born, owner_id, click_code, click_referred_id, clicked_at, *rest = row
+    born, owner_id, click_code, click_referred_id, clicked_at, *rest = tuple(row)
     bound = Click._make(rest[: len(Click._fields)]) if rest[0] is not None else None
     return _Found(born, owner_id, click_code, click_referred_id, clicked_at, bound)
 

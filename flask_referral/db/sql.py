@@ -88,6 +88,9 @@ def begin_writing(db: sa.Connection, *, anew: bool = False) -> None:
     """
     if db.dialect.name != "sqlite":
         return
+    if not db.in_transaction():
+        # Where the host's engine begins by itself, it does so now.
+        db.begin()
     if anew and driver(db).in_transaction:
         db.exec_driver_sql("ROLLBACK")
     if not driver(db).in_transaction:
