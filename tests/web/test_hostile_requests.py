@@ -195,7 +195,7 @@ def is_ours(app: Flask, hostile: dict[str, t.Any]) -> bool:
     if "HTTP_HOST" in hostile["headers"]:
         # Flask may refuse it before it looks for a route.
         return False
-    path = hostile["path"].encode("latin-1").decode(errors="replace")
+    path = unquote_to_bytes(hostile["path"]).decode(errors="replace")
     try:
         app.url_map.bind("localhost").match(path, hostile["method"])
     except HTTPException:
