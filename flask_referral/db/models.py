@@ -33,6 +33,9 @@ from ..errors import ConfigurationError
 VERSION_TABLE = "referral_alembic_version"
 #: What keeps a reward from being paid twice; an index on the host's wallet table.
 WALLET_INDEX = "idx_wallet_transactions_referral_bonus_unique"
+#: What does in SQLite what the foreign keys say, where the host has not switched them on; a
+#: trigger on the host's user table.
+USERS_TRIGGER = "referral_users_deleted"
 
 _INFO_KEY = "flask_referral"
 

@@ -24,6 +24,7 @@ from .conftest import is_sqlite
 from .conftest import ROLE
 
 NEED_DATABASE = {check.name for check in doctor.CHECKS if "database" in check.needs}
+SQLITE_ONLY = {"deleted-users"}
 POSTGRESQL_ONLY = {"row-security-role", "database-login"}
 
 
@@ -46,7 +47,7 @@ def test_the_database_is_away(away: Host) -> None:
     assert "hush-hush" not in text
     levels = ill(away)
     assert levels.pop("database") == "fault"
-    expected = NEED_DATABASE - (POSTGRESQL_ONLY if is_sqlite(away) else set())
+    expected = NEED_DATABASE - (POSTGRESQL_ONLY if is_sqlite(away) else SQLITE_ONLY)
     assert levels == dict.fromkeys(expected, "not_checked")
     result = away.cli("doctor", status=1)
     assert result.stdout.count("did not answer") == 1
@@ -199,3 +200,24 @@ def test_what_may_not_be_read_is_a_fault_and_no_traceback(
     for check in ("migrations", "wallet-balances"):
         assert findings[check]["level"] == "fault"
         assert "permission denied" in findings[check]["message"]
+
+
+def test_a_missing_trigger_on_the_users_is_a_fault(sqlite_host: Host) -> None:
+    execute(sqlite_host, "DROP TRIGGER referral_users_deleted")
+    text = finding(sqlite_host, "deleted-users", "fault")
+    assert "referral_users_deleted on 'users' is missing" in text
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_foreign_keys_that_are_off_are_told(sqlite_host: Host, on: bool) -> None:
+    with sqlite_host.app.app_context():
+        engine = sqlite_host.db.engine
+    engine.dispose()
+
+    @event.listens_for(engine, "connect")
+    def switch(connection: t.Any, record: t.Any) -> None:
+        connection.execute(f"PRAGMA foreign_keys = {'ON' if on else 'OFF'}")
+
+    (said,) = [each for each in examine(sqlite_host) if each["check"] == "deleted-users"]
+    assert said["level"] == "ok"
+    assert ("PRAGMA foreign_keys = ON" in said["message"]) is not on
