@@ -1,8 +1,9 @@
 """Signals, sent after the commit of what they tell; never for what is rolled back.
 
-The sender is the application. A receiver has a ``db.session`` of its own, in which it may read,
-write and commit; what it does not commit is rolled back. A receiver that fails is logged; it
-keeps nobody else from hearing and leaves the host's session as it was.
+The sender is the application. A receiver runs in an application context of its own, and so has a
+``db.session`` of its own, in which it may read, write and commit; what it does not commit is rolled
+back. A receiver that fails is logged; it keeps nobody else from hearing and leaves the host's
+session as it was.
 """
 
 from __future__ import annotations
