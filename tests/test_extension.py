@@ -245,9 +245,7 @@ def test_nested_blueprint(db: SQLAlchemy, referral: Referral) -> None:
     api.register_blueprint(v1, url_prefix="/v1")
     app.register_blueprint(api, url_prefix="/api")
     assert generate(app, "/api/v1/friends/generate")[0] == 200
-    status, body = generate(app, "/api/v1/friends/nothing")
-    assert (status, body.keys()) == (404, {"error"})
-    assert generate(app, "/api/v1/nothing") == (404, None)
+    assert generate(app, "/api/v1/friends/nothing") == (404, None)
 
 
 def test_blueprint_under_another_name_and_twice(db: SQLAlchemy, referral: Referral) -> None:
@@ -257,9 +255,6 @@ def test_blueprint_under_another_name_and_twice(db: SQLAlchemy, referral: Referr
     app.register_blueprint(referral.blueprint, url_prefix="/x", name="friends")
     app.register_blueprint(referral.blueprint, url_prefix="/y", name="invites")
     assert generate(app, "/x/generate") == generate(app, "/y/generate")
-    for prefix in ("/x", "/y"):
-        status, body = generate(app, f"{prefix}/nothing")
-        assert (status, body.keys()) == (404, {"error"})
 
 
 def test_prefix_of_the_settings(db: SQLAlchemy, referral: Referral) -> None:

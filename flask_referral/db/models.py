@@ -22,6 +22,8 @@ from sqlalchemy.orm import mapped_column
 from sqlalchemy.orm import MappedColumn
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.util import identity_key
 from sqlalchemy.schema import conv
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -31,6 +33,9 @@ from ..errors import ConfigurationError
 VERSION_TABLE = "referral_alembic_version"
 #: What keeps a reward from being paid twice; an index on the host's wallet table.
 WALLET_INDEX = "idx_wallet_transactions_referral_bonus_unique"
+#: What does in SQLite what the foreign keys say, where the host has not switched them on; a
+#: trigger on the host's user table.
+USERS_TRIGGER = "referral_users_deleted"
 
 _INFO_KEY = "flask_referral"
 
@@ -465,7 +470,16 @@ M = t.TypeVar("M", bound=_Mixin)
 
 
 def attach(session: Session, model: type[M], **values: t.Any) -> M:
-    """Return the entity of a row that was just inserted, without asking the database for it."""
+    """Return the entity of a row that was just read or written, without asking the database.
+
+    :param values: the row's, with its primary key.
+    """
+    key = tuple(values[name] for name in model._key)
+    known: M | None = session.identity_map.get(identity_key(model, key))
+    if known is not None:
+        for name, value in values.items():
+            set_committed_value(known, name, value)
+        return known
     entity = model(**values)
     make_transient_to_detached(entity)
     session.add(entity)
@@ -474,7 +488,7 @@ def attach(session: Session, model: type[M], **values: t.Any) -> M:
 
 def expire(session: Session, model: type[_Mixin], key: t.Any) -> None:
     """Let the session's entity of a row, if it has one, be read again when it is next used."""
-    entity = session.identity_map.get(sa.orm.util.identity_key(model, key))
+    entity = session.identity_map.get(identity_key(model, key))
     if entity is not None:
         session.expire(entity)
 

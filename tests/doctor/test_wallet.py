@@ -33,7 +33,7 @@ def test_no_wallet(make: MakeHost) -> None:
 def test_a_column_is_missing(postgresql_host: Host, column: str) -> None:
     execute(postgresql_host, f"ALTER TABLE wallet_transactions DROP COLUMN {column}")
     assert f"has no {column}, so" in finding(postgresql_host, "wallet", "fault")
-    assert ill(postgresql_host)["wallet-balances"] == "not checked"
+    assert ill(postgresql_host)["wallet-balances"] == "not_checked"
 
 
 def test_columns_that_may_be_missing(host: Host) -> None:
