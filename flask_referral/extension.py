@@ -28,7 +28,8 @@ from .host.state import IdentityLoader
 from .host.state import Loaders
 from .host.state import State
 from .host.state import WhopUserLoader
-from .payments.handling import WebhookReader
+from .payments.events import WebhookReader
+from .payments.providers import BUILT_IN
 from .program import Program
 from .results import RewardPolicy
 from .settings import Settings
@@ -75,6 +76,8 @@ class Referral(Program):
         self._reward_policy = reward_policy
         self._states: weakref.WeakKeyDictionary[Flask, State] = weakref.WeakKeyDictionary()
         self._loaders = Loaders()
+        for provider, reader in BUILT_IN.items():
+            self.webhook(provider)(reader)
         #: The JSON API, mounted at ``REFERRAL_URL_PREFIX``.
         self.blueprint: Blueprint = api.create_blueprint()
         #: Share links, mounted at ``REFERRAL_LINK_PREFIX``, and ``?ref=`` on any page.
@@ -222,18 +225,15 @@ class Referral(Program):
 
         Deliveries go to ``POST <REFERRAL_URL_PREFIX>/webhooks/<provider>``. The function takes
         the raw body (at most 256 KiB) and the headers, checks the signature, and returns a
-        :class:`~flask_referral.webhooks.WebhookEvent`; it raises
-        :class:`~flask_referral.errors.InvalidSignature` (answered with 401) or
-        :class:`~flask_referral.errors.InvalidEvent` (400).
+        :class:`flask_referral.WebhookEvent`; it raises
+        :class:`flask_referral.InvalidSignature` (answered with 401) or
+        :class:`flask_referral.InvalidEvent` (400).
 
         :param provider: a word of lower-case letters, digits and dashes.
         :raises ConfigurationError: for another word, or one that is taken.
         """
-        if not re.fullmatch("[a-z0-9-]{1,64}", provider) or provider in (
-            HOST,
-            "whop",
-            *self._loaders.webhooks,
-        ):
+        taken = (HOST, *self._loaders.webhooks)
+        if not re.fullmatch("[a-z0-9-]{1,64}", provider) or provider in taken:
             raise ConfigurationError(
                 f"{provider!r} cannot be a webhook's provider: choose a word of lower-case "
                 "letters, digits and dashes that has no webhook yet."

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from .. import clock
 from ..db import days
+from ..payments.events import Outcome
 from ..payments.handling import DELIVERY
 from ..upkeep import rollup
 from .findings import Check
@@ -150,7 +151,7 @@ def deliveries(patient: Patient) -> t.Iterator[Finding]:
             sa.select(event.provider, event.outcome, sa.func.count().label("number"))
             .where(
                 event.kind == DELIVERY,
-                event.outcome.in_(("unknown_user", "other_company")),
+                event.outcome.in_((Outcome.unknown_user, Outcome.other_company)),
                 event.received_at >= clock.now() - RECENT,
             )
             .group_by(event.provider, event.outcome)
@@ -164,7 +165,7 @@ def deliveries(patient: Patient) -> t.Iterator[Finding]:
             f"{RECENT.days} days."
         )
     for row in rows:
-        if row.outcome == "unknown_user":
+        if row.outcome == Outcome.unknown_user:
             yield warning(
                 f"{counted(row.number, 'purchase', 'purchases')} of the last {RECENT.days} days "
                 f"from the webhook {row.provider!r} had no buyer that could be found among the "

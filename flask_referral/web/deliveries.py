@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import sqlalchemy as sa
 from flask import abort
 from flask import current_app
@@ -13,11 +11,13 @@ from flask.typing import ResponseReturnValue
 
 from ..errors import InvalidEvent
 from ..errors import InvalidSignature
+from ..errors import UnknownProvider
 from ..host.state import current_state
 from ..host.state import State
-from ..payments import handling as webhooks
-from ..payments import whop
-from ..payments.handling import WebhookReader
+from ..payments import handling
+from ..payments import providers
+from ..payments.events import Outcome
+from ..payments.events import WebhookEvent
 from .errors import error_response
 
 #: The largest body that is read, in bytes.
@@ -34,10 +34,11 @@ def receive(provider: str) -> ResponseReturnValue:
     that the provider tries again.
     """
     state = current_state()
-    reader = _reader(state, provider)
     try:
-        event = reader(_body(), request.headers)
+        event = providers.read(state, provider, _body(), request.headers)
         outcome = _handle(state, provider, event)
+    except UnknownProvider as error:
+        return error_response(str(error), 404)
     except InvalidSignature:
         # What exactly was wrong helps nobody but a forger.
         return error_response("The signature of this delivery is not valid.", 401)
@@ -50,12 +51,16 @@ def receive(provider: str) -> ResponseReturnValue:
         response = error_response("The database is away; send this delivery again later.", 503)
         response.headers["Retry-After"] = str(_RETRY_AFTER)
         return response
-    if outcome == webhooks.UNKNOWN_USER:
+    if outcome == Outcome.unknown_user:
+        payment = event.payment_id or event.membership_id
         current_app.logger.warning(
-            "The buyer of membership %s is not known (event %s of %s), so nobody is credited; "
-            "flask referral convert USER MEMBERSHIP makes good.",
-            event.membership_id,
+            "The buyer of payment %s is not known (event %s of %s), so nobody is credited; "
+            "flask referral convert USER %s --payment-id %s --provider %s makes good.",
+            payment,
             event.id,
+            provider,
+            event.membership_id or payment,
+            payment,
             provider,
         )
     return jsonify(outcome=outcome)
@@ -66,14 +71,6 @@ def _is_away(error: sa.exc.DBAPIError | sa.exc.TimeoutError) -> bool:
         # Drivers do not agree on what a connection that breaks is.
         return True
     return isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError)
-
-
-def _reader(state: State, provider: str) -> WebhookReader:
-    if provider == "whop" and state.settings.whop_webhook_secret:
-        return functools.partial(whop.read, state)
-    if provider not in state.loaders.webhooks:
-        abort(404)
-    return state.loaders.webhooks[provider]
 
 
 def _body() -> bytes:
@@ -88,10 +85,10 @@ def _body() -> bytes:
     return body
 
 
-def _handle(state: State, provider: str, event: webhooks.WebhookEvent) -> str:
+def _handle(state: State, provider: str, event: WebhookEvent) -> str:
     session = state.db.session()
     try:
-        outcome = webhooks.handle(state, provider, event)
+        outcome = handling.handle(state, provider, event)
         session.commit()
     except BaseException:
         session.rollback()
