@@ -212,6 +212,8 @@ def test_what_earns_nothing_says_why(make: MakeHost) -> None:
         (payment("not a number"), "unknown_user"),
         (payment(referrer), "not_referred"),
         (other, "other_company"),
+        # Which of theirs we could not read is none of our business.
+        (other | {"data": {"total": -1}}, "other_company"),
         ({"type": "membership.activated", "company_id": "biz_1", "data": {}}, "not_a_payment"),
         ({"type": "invoice.paid", "company_id": "biz_1", "data": {}}, "unknown_type"),
     ]
