@@ -89,7 +89,7 @@ def convert(
     """
     current = state()
     key = user_id(current, user)
-    codes.require_user(current.db.session(), current.models, key)
+    codes.require_user(_begin().db, current.models, key)
     result = extension().convert(
         key, membership, payment_id=payment_id, provider=provider, bonus_cents=bonus_cents
     )
