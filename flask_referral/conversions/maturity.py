@@ -13,6 +13,7 @@ from ..db import sql
 from ..db.models import Models
 from ..db.models import RewardStatus
 from ..errors import ReferralError
+from . import claims
 from . import facts
 from . import reversals
 from . import rewards
@@ -96,7 +97,7 @@ def _decide(
     row = _get(rewards.by_ids(tx, [reward_id]), reward_id)
     tx.refuse_autocommit()
     # The payment before the wallet, as refunds do; the other way round they would deadlock.
-    facts.lock_payment(tx, row.provider, row.payment_id)
+    claims.lock_payment(tx, row.provider, row.payment_id)
     row = _get(rewards.lock(tx, [row]), reward_id)
     if row.status not in statuses:
         cure = _CURES.get(row.status, "; there is nothing left to decide")

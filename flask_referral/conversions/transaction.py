@@ -6,7 +6,9 @@ import dataclasses
 import typing as t
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.orm import Session
+from sqlalchemy.orm import SessionTransaction
 
 from .. import signals
 from .. import wallet
@@ -15,6 +17,7 @@ if t.TYPE_CHECKING:
     from blinker import NamedSignal
 
     from ..db.models import Models
+    from ..errors import ReferralError
     from ..settings import Settings
 
 
@@ -47,6 +50,23 @@ class Transaction:
         """
         wallet.refuse_autocommit(self.db)
 
+    def refuse_commit(self, error: ReferralError) -> None:
+        """Let the transaction, or the savepoint that is open, end by a rollback only.
+
+        PostgreSQL's commit would store nothing and not say so, SQLite's a half.
+        """
+        refused = _innermost(self.session)
+
+        def raise_error(session: Session) -> None:
+            if _innermost(session) is refused:
+                raise error
+
+        event.listen(self.session, "before_commit", raise_error)
+
     def announce(self, signal: NamedSignal, **values: t.Any) -> None:
         """Send a signal when the session's outermost transaction is committed, if it is."""
         signals.send_after_commit(self.session, signal, **values)
+
+
+def _innermost(session: Session) -> SessionTransaction | None:
+    return session.get_nested_transaction() or session.get_transaction()
