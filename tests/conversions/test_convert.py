@@ -65,8 +65,8 @@ def test_what_a_result_holds_is_what_the_database_holds(make: MakeHost) -> None:
     with host.app.app_context():
         result = host.referral.convert(referred, "mem_1", metadata={"plan": "gold"})
         for entity in (result.conversion, *result.rewards):
-            mapper = sa.inspect(type(entity))
-            shown = {name: getattr(entity, name) for name in mapper.column_attrs.keys()}
+            columns = sa.inspect(type(entity)).column_attrs
+            shown = {column.key: getattr(entity, column.key) for column in columns}
             host.db.session.expire(entity)
             for name, value in shown.items():
                 stored = getattr(entity, name)
