@@ -186,7 +186,9 @@ def make_application(
         name = sa.Column(sa.Text)
         created_at = sa.Column(sa.DateTime(timezone=True), server_default=sa.func.now())
 
-    wallet_model = make_wallet(db, User, positive=positive_wallet) if wallet else None
+    wallet_model = None
+    if wallet:
+        wallet_model = make_wallet(db, User, positive=positive_wallet, bind_key=bind_key)
     app = Flask("host")
     app.config.update(
         {"SQLALCHEMY_DATABASE_URI": url, "SECRET_KEY": "for tests only", "TESTING": True}
@@ -226,16 +228,19 @@ def make_host(
     return made
 
 
-def make_wallet(db: SQLAlchemy, user: t.Any, *, positive: bool = False) -> t.Any:
+def make_wallet(
+    db: SQLAlchemy, user: t.Any, *, positive: bool = False, bind_key: str | None = None
+) -> t.Any:
     """Declare ``wallet_transactions`` as a host has it.
 
     :param positive: whether a balance may not go below zero.
+    :param bind_key: the name of its database.
     """
     own_rules = [sa.CheckConstraint("balance_after_cents >= 0", name="balance")] if positive else []
 
     class WalletTransaction(db.Model):  # type: ignore[name-defined,misc]
         __tablename__ = "wallet_transactions"
-        __bind_key__ = getattr(user, "__bind_key__", None)
+        __bind_key__ = bind_key
         id = sa.Column(sa.Integer, primary_key=True)
         user_id = sa.Column(user.id.type, sa.ForeignKey(user.id, ondelete="CASCADE"))
         amount_cents = sa.Column(sa.Integer, nullable=False)
