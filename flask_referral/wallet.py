@@ -56,18 +56,6 @@ class Entry:
     metadata: dict[str, t.Any] = dataclasses.field(default_factory=dict)
 
 
-def refuse_autocommit(db: sa.Connection) -> None:
-    """Refuse to begin what could be stored by halves.
-
-    :raises ReferralError: where each statement is a transaction of its own.
-    """
-    if sql.is_autocommit(db):
-        raise ReferralError(
-            "A wallet cannot be credited in AUTOCOMMIT, where a conversion could be stored "
-            "without its credit; use a session with the default isolation level."
-        )
-
-
 def lock(
     db: sa.Connection,
     models: Models,

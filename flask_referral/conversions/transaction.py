@@ -11,13 +11,13 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm import SessionTransaction
 
 from .. import signals
-from .. import wallet
+from ..db import sql
+from ..errors import ReferralError
 
 if t.TYPE_CHECKING:
     from blinker import NamedSignal
 
     from ..db.models import Models
-    from ..errors import ReferralError
     from ..settings import Settings
 
 
@@ -48,7 +48,11 @@ class Transaction:
 
         :raises ReferralError: where each statement is a transaction of its own.
         """
-        wallet.refuse_autocommit(self.db)
+        if sql.is_autocommit(self.db):
+            raise ReferralError(
+                "A wallet cannot be credited in AUTOCOMMIT, where a conversion could be stored "
+                "without its credit; use a session with the default isolation level."
+            )
 
     def refuse_commit(self, error: ReferralError) -> None:
         """Let the transaction, or the savepoint that is open, end by a rollback only.

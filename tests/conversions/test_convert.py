@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import typing as t
 import uuid
 
@@ -237,30 +238,30 @@ def test_a_bonus_for_the_referred_user_only(make: MakeHost) -> None:
     assert pay(host, referred, payment_id="pay_2") == "converted"
 
 
-@pytest.mark.parametrize(
-    "reward",
-    [
-        -1,
-        2**31,
-        1.5,
-        True,
-        "10",
-        Reward(10, -1),
-        Reward(10, hold_days=-1),
-        Reward(10, hold_days=True),
-        Reward(10, hold_days=3651),
-        Reward(10, campaign=""),
-        Reward(10, campaign="a\0b"),
-        Reward(10, campaign="x" * 256),
-    ],
-)
-def test_terms_that_cannot_be_are_refused_before_anything_is_stored(
-    make_sqlite: MakeHost, reward: t.Any
-) -> None:
-    host = make_sqlite(reward_policy=lambda purchase: reward)
+NO_TERMS: t.Any = [
+    -1,
+    2**31,
+    1.5,
+    True,
+    "10",
+    Reward(10, -1),
+    Reward(10, hold_days=-1),
+    Reward(10, hold_days=True),
+    Reward(10, hold_days=3651),
+    Reward(10, campaign=""),
+    Reward(10, campaign="a\0b"),
+    Reward(10, campaign="x" * 256),
+]
+
+
+def test_terms_that_cannot_be_are_refused_before_anything_is_stored(make_sqlite: MakeHost) -> None:
+    terms: list[t.Any] = []
+    host = make_sqlite(reward_policy=lambda purchase: terms[-1])
     referred = refer(host, host.add_user())
-    with pytest.raises(ReferralError, match=r"pass a whole number of cents|a reward_policy return"):
-        pay(host, referred)
+    for reward in NO_TERMS:
+        terms.append(reward)
+        with pytest.raises(ReferralError, match=r"a whole number of cents|a reward_policy return"):
+            pay(host, referred)
     assert count(host, host.referral.models.ReferralEvent) == 0
 
 
@@ -285,32 +286,32 @@ def test_without_a_wallet_rewards_are_recorded(make: MakeHost) -> None:
 # Accounts go, books stay
 
 
-@pytest.mark.parametrize("order", ["buy delete refund", "buy refund delete", "refund buy delete"])
-@pytest.mark.parametrize("welcome", [0, 300])
-@pytest.mark.parametrize("names", ["payment", "membership"])
-def test_a_deleted_buyer_never_leaves_a_bonus_behind(
-    make: MakeHost, order: str, welcome: int, names: str
-) -> None:
-    host = make(reward_policy=lambda purchase: Reward(1000, welcome))
-    referrer = host.add_user()
-    referred = refer(host, referrer)
-    steps: dict[str, t.Callable[[], t.Any]] = {
-        "buy": lambda: pay(host, referred, payment_id="pay_1"),
-        "delete": lambda: delete_user(host, referred),
-        "refund": lambda: refund(host, payment_id="pay_1" if names == "payment" else None),
-    }
-    for step in order.split():
-        steps[step]()
-        if step == "delete":
-            assert count(host, host.referral.models.ReferralConversion) == 0
-    (reward,) = rewards(host)
-    assert (reward.user_id, reward.cents, reward.reversed_cents) == (referrer, 1000, 1000)
-    assert (reward.referred_user_id, reward.conversion_id) == (None, None)
-    assert balance(host, referrer) == 0
-    # What was delivered is delivered again.
-    assert pay(host, referred, payment_id="pay_1") == "already_converted"
-    assert refund(host, payment_id="pay_1") == ("already_reversed", 0, 0)
-    assert balance(host, referrer) == 0
+def test_a_deleted_buyer_never_leaves_a_bonus_behind(make: MakeHost) -> None:
+    terms: list[Reward] = []
+    host = make(reward_policy=lambda purchase: terms[-1])
+    orders = ("buy delete refund", "buy refund delete", "refund buy delete")
+    ways = itertools.product(orders, (0, 300), (True, False))
+    for number, (order, welcome, names_payment) in enumerate(ways):
+        terms.append(Reward(1000, welcome))
+        referrer = host.add_user()
+        referred = refer(host, referrer)
+        of_payment = {"payment_id": f"pay_{number}"}
+        of_refund = of_payment if names_payment else {}
+        for step in order.split():
+            if step == "buy":
+                assert pay(host, referred, f"mem_{number}", **of_payment) == "converted"
+            elif step == "refund":
+                refund(host, f"mem_{number}", **of_refund)
+            else:
+                delete_user(host, referred)
+                assert count(host, host.referral.models.ReferralConversion) == 0
+        (reward,) = (row for row in rewards(host) if row.payment_id == f"pay_{number}")
+        assert (reward.user_id, reward.cents, reward.reversed_cents) == (referrer, 1000, 1000)
+        assert (reward.referred_user_id, reward.conversion_id) == (None, None)
+        # What was delivered is delivered again.
+        assert pay(host, referred, f"mem_{number}", **of_payment) == "already_converted"
+        assert refund(host, f"mem_{number}", **of_refund) == ("already_reversed", 0, 0)
+        assert balance(host, referrer) == 0
 
 
 def test_a_key_that_is_registered_again_is_not_paid_for_again(make: MakeHost) -> None:

@@ -259,39 +259,36 @@ def test_an_open_dispute_takes_everything_until_the_last_is_won(make: MakeHost) 
     assert balance(host, referrer) == 1000
 
 
-@pytest.mark.parametrize("names", ["payment_id", "membership_id"])
-@pytest.mark.parametrize("before", [True, False])
-@pytest.mark.parametrize(
-    ("told", "left"),
-    [
-        # (what, minutes after noon), in the order of arrival
-        ("opened 1, won 2", 1000),
-        ("won 2, opened 1", 1000),
-        ("won 1, opened 2", 0),
-        ("opened 2, won 1", 0),
-        ("opened 1, won 1", 1000),
-        ("won 1, opened 1", 1000),
-        ("opened 1, won 2, opened 3", 0),
-        ("opened 3, won 2, opened 1", 0),
-        ("opened 1, opened 3, won 2, won 4", 1000),
-        ("won 4, opened 3, opened 1, won 2", 1000),
-    ],
-)
-def test_the_later_state_of_a_dispute_counts_whichever_arrives_first(
-    make: MakeHost, told: str, left: int, before: bool, names: str
-) -> None:
+#: What is told, by minutes after noon in the order of arrival, and what is left of the bonus.
+DISPUTES = {
+    "opened 1, won 2": 1000,
+    "won 2, opened 1": 1000,
+    "won 1, opened 2": 0,
+    "opened 2, won 1": 0,
+    "opened 1, won 1": 1000,
+    "won 1, opened 1": 1000,
+    "opened 1, won 2, opened 3": 0,
+    "opened 3, won 2, opened 1": 0,
+    "opened 1, opened 3, won 2, won 4": 1000,
+    "won 4, opened 3, opened 1, won 2": 1000,
+}
+
+
+def test_the_later_state_of_a_dispute_counts_whichever_arrives_first(make: MakeHost) -> None:
     host = make()
-    referrer = host.add_user()
-    referred = refer(host, referrer)
-    if not before:
-        pay(host, referred)
-    for item in told.split(", "):
-        what, minutes = item.split()
-        kind = Kind.dispute_won if what == "won" else Kind.dispute_opened
-        happen(host, kind, **{names: "mem_1"}, id="d", minutes=int(minutes))
-    if before:
-        pay(host, referred)
-    assert balance(host, referrer) == left
+    ways = itertools.product(DISPUTES, ("payment_id", "membership_id"), (True, False))
+    for number, (told, names, is_paid_last) in enumerate(ways):
+        referrer = host.add_user()
+        referred = refer(host, referrer)
+        if not is_paid_last:
+            pay(host, referred, f"mem_{number}")
+        for item in told.split(", "):
+            what, minutes = item.split()
+            kind = Kind.dispute_won if what == "won" else Kind.dispute_opened
+            happen(host, kind, **{names: f"mem_{number}"}, id="d", minutes=int(minutes))
+        if is_paid_last:
+            pay(host, referred, f"mem_{number}")
+        assert balance(host, referrer) == DISPUTES[told], (told, names, is_paid_last)
 
 
 # What is not in the wallet any more
