@@ -99,11 +99,12 @@ def convert(
                 # Somebody else was faster.
                 return _known(tx, look_up(tx, referred_id, payment), payment)
         beneficiaries = [look.referrer_id, referred_id][: 2 if reward.referred_cents else 1]
-        wallet.lock(tx.db, tx.models, beneficiaries, may_lock_rows=look.may_lock_rows)
-        rows = _rows(tx, look, purchase, reward, reward_id, now)
-        owes = store(tx, look, payment, rows)
-        if owes is not None:
-            return _settle(tx, look, payment, claim, rows, owes=owes, now=now)
+        with tx.all_or_nothing():
+            wallet.lock(tx.db, tx.models, beneficiaries, may_lock_rows=look.may_lock_rows)
+            rows = _rows(tx, look, purchase, reward, reward_id, now)
+            owes = store(tx, look, payment, rows)
+            if owes is not None:
+                return _settle(tx, look, payment, claim, rows, owes=owes, now=now)
         # Whatever the policy says next, or raises: a claim without a reward must not stay.
         claims.set_reward(tx, provider, payment_id, None)
         claim = claim._replace(was_known=True)

@@ -80,8 +80,9 @@ def void(tx: Transaction, reward_id: uuid.UUID, now: dt.datetime) -> reversals.O
 
 
 def _credit(tx: Transaction, row: Row, now: dt.datetime) -> Row:
-    row = rewards.save(tx, row, status=RewardStatus.credited, credited_at=now)
-    rewards.credit(tx, [row])
+    with tx.all_or_nothing():
+        row = rewards.save(tx, row, status=RewardStatus.credited, credited_at=now)
+        rewards.credit(tx, [row])
     return row
 
 

@@ -70,11 +70,12 @@ def apply(tx: Transaction, fact: Fact) -> Outcome:
     conversion_id = rows[0].conversion_id if rows else None
     if not is_news:
         return Outcome(ReversalReason.already_reversed, conversion_id, rows=rows)
-    rows = rewards.lock(tx, rows) if rows else rows
-    if not rows:
-        # Not paid yet, or removed with the users.
-        return Outcome(ReversalReason.unknown_membership)
-    return reconcile(tx, rows)
+    with tx.all_or_nothing():
+        rows = rewards.lock(tx, rows) if rows else rows
+        if rows:
+            return reconcile(tx, rows)
+    # Not paid yet, or removed with the users.
+    return Outcome(ReversalReason.unknown_membership)
 
 
 def _record(tx: Transaction, fact: Fact) -> tuple[Fact, bool]:

@@ -23,7 +23,6 @@ from ..db.models import Models
 from ..db.models import PAID
 from ..db.models import RewardRole
 from ..db.models import RewardStatus
-from ..errors import WalletRefused
 from ..wallet import ADJUSTMENT
 from ..wallet import BONUS
 from .transaction import Transaction
@@ -121,7 +120,7 @@ def credit(tx: Transaction, rows: t.Sequence[Row], *, owes: bool | None = None) 
     if tx.wallet is None or not paying:
         return
     entries = [_entry(row, row.due_cents, BONUS, _NAMES[row.role]) for row in paying]
-    _credit(tx, tx.wallet, entries)
+    wallet.credit(tx.db, tx.wallet, entries)
     if tx.settings.net_shortfall and owes is not False:
         for row in paying:
             _net(tx, row.user_id, row.due_cents)
@@ -140,17 +139,9 @@ def give_back(tx: Transaction, row: Row, cents: int) -> None:
     if tx.wallet is None:
         return
     entry = _entry(row, cents, ADJUSTMENT, f"{_NAMES[row.role]} given back")
-    _credit(tx, tx.wallet, [entry])
+    wallet.credit(tx.db, tx.wallet, [entry])
     if tx.settings.net_shortfall:
         _net(tx, row.user_id, cents)
-
-
-def _credit(tx: Transaction, table: sa.Table, entries: list[wallet.Entry]) -> None:
-    try:
-        wallet.credit(tx.db, table, entries)
-    except WalletRefused as error:
-        tx.refuse_commit(error)
-        raise
 
 
 def _net(tx: Transaction, user_id: t.Any, cents: int) -> None:

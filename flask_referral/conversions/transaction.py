@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import typing as t
 
@@ -54,11 +55,21 @@ class Transaction:
                 "without its credit; use a session with the default isolation level."
             )
 
-    def refuse_commit(self, error: ReferralError) -> None:
-        """Let the transaction, or the savepoint that is open, end by a rollback only.
+    @contextlib.contextmanager
+    def all_or_nothing(self) -> t.Iterator[None]:
+        """Let the transaction, or the savepoint that is open, only be rolled back after an error.
 
-        PostgreSQL's commit would store nothing and not say so, SQLite's a half.
+        Whoever catches the error and commits would store a payment without its reward or a refund
+        that took nothing: SQLite keeps what came before the error, and PostgreSQL stores nothing
+        without saying so. Here the commit raises the error again.
         """
+        try:
+            yield
+        except Exception as error:
+            self._refuse_commit(error)
+            raise
+
+    def _refuse_commit(self, error: Exception) -> None:
         refused = _innermost(self.session)
 
         def raise_error(session: Session) -> None:
