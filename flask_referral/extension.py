@@ -32,6 +32,7 @@ from .conversions.payment import checked_payment
 from .conversions.payment import HOST
 from .conversions.transaction import Transaction
 from .db.models import attach
+from .db.models import bind_key_of
 from .db.models import build_models
 from .db.models import declare_wallet_index
 from .db.models import Models
@@ -154,7 +155,7 @@ class Referral:
                 )
             _check_dialect(db.engines[models.bind_key].dialect)
             _check_schemas(db.engines[models.bind_key])
-        wallet_table = None if wallet_model is None else _wallet_table(wallet_model)
+        wallet_table = None if wallet_model is None else _wallet_table(db, models, wallet_model)
         self._states[app] = State(
             settings=settings,
             db=db,
@@ -522,8 +523,15 @@ def _check_schemas(engine: sa.Engine) -> None:
         )
 
 
-def _wallet_table(wallet_model: t.Any) -> sa.Table:
+def _wallet_table(db: SQLAlchemy, models: Models, wallet_model: t.Any) -> sa.Table:
     table = table_of(wallet_model, "wallet_model")
+    bind_key = bind_key_of(db, table)
+    if bind_key != models.bind_key:
+        raise ConfigurationError(
+            f"The wallet table {table.fullname!r} is in the database {bind_key or 'default'!r} and "
+            f"the users in {models.bind_key or 'default'!r}, but a bonus and its purchase are "
+            "stored in one transaction; put both into one database (__bind_key__)."
+        )
     missing = set(wallet.COLUMNS) - {column.name for column in table.columns}
     if missing:
         raise ConfigurationError(
