@@ -130,8 +130,8 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     bonus back. Since a conversion has to name a code of its referrer's, the code of a user with
     conversions is replaced by one that nobody has seen instead of removed.
 
-    It may be repeated. Users who signed up through the code and have not bought anything are
-    referred by nobody afterwards.
+    It may be repeated. Users who signed up through the code are referred by nobody afterwards:
+    what they buy from then on earns nothing.
 
     :param connection: in READ COMMITTED or on SQLite.
     :raises UnknownUser: where there is no such user and nothing was left of one.

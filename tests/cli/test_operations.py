@@ -610,9 +610,11 @@ class TestErase:
         assert answer.get_json()["valid"] is False
 
         assert balance(host, referrer.id) == 2000
-        for membership in (f"mem_{redelivered}", "mem_other"):
-            found = says(host, "convert", str(redelivered), membership)
-            assert found["reason"] == "already_converted"
+        for membership, reason in (
+            (f"mem_{redelivered}", "already_converted"),
+            ("mem_other", "not_referred"),
+        ):
+            assert says(host, "convert", str(redelivered), membership)["reason"] == reason
         assert says(host, "reverse", f"mem_{refunded}")["reversed_cents"] == 1000
         assert balance(host, referrer.id) == 1000
         at_noon.turn(days=2)
