@@ -506,8 +506,8 @@ class TestExport:
         referrer = Referrer(host)
         user = str(sign_up(referrer))
         theirs = ("--provider", "shop", "--payment-id")
-        # Before its payment, by the payment's id alone.
-        says(host, "reverse", "m", *theirs, "p", "--refund-id", "r_1", "--amount-cents", "1")
+        # Before its payment, by the payment's id: the membership is none that was paid for.
+        says(host, "reverse", "none", *theirs, "p", "--refund-id", "r_1", "--amount-cents", "1")
         says(host, "convert", user, "m", *theirs, "p")
         says(host, "convert", user, "m")
         says(host, "convert", str(sign_up(referrer)), "other", *theirs, "m")
