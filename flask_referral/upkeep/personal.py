@@ -103,8 +103,8 @@ def _without(columns: t.Any, others: t.Container[str]) -> list[sa.Label[t.Any]]:
 def _is_about(event: t.Any, payments: list[dict[str, t.Any]]) -> sa.ColumnElement[bool]:
     """Whether an event is about one of the user's own payments, and not about its referrer."""
     named = {
-        Kind.payment: {(each["provider"], each["payment_id"]) for each in payments},
-        Kind.membership: {(each["provider"], each["membership_id"]) for each in payments},
+        kind: [(each["provider"], each[column]) for each in payments]
+        for kind, column in ((Kind.payment, "payment_id"), (Kind.membership, "membership_id"))
     }
     return sa.and_(
         # Which a reviewer decides on.

@@ -202,40 +202,6 @@ def test_tables_that_create_all_made_keep_their_rows(make: MakeHost) -> None:
     assert events == [*new, *before[1]]
 
 
-@pytest.mark.parametrize("enforced", [False, True], ids=["", "foreign keys"])
-def test_sqlite_leaves_nothing_of_a_deleted_user_to_the_next(
-    make_sqlite: MakeHost, enforced: bool
-) -> None:
-    """Which gets the same key."""
-    host = make_sqlite()
-    run(host, *["INSERT INTO users (name) VALUES ('x')"] * 3, CODE)
-    code = CODE.replace("1, 'AAAAAAAA'", "3, 'BBBBBBBB'")
-    run(host, CLICK.format(referred=2), CLICK.format(referred=3), code)
-    with host.app.app_context():
-        for user in (2, 3):
-            host.referral.convert(user, f"mem_{user}")
-        host.db.session.commit()
-    pragma = [f"PRAGMA foreign_keys = {'ON' if enforced else 'OFF'}"]
-    with host.app.app_context(), host.db.engine.connect() as connection:
-        for statement in (*pragma, "DELETE FROM users WHERE id = 3"):
-            connection.exec_driver_sql(statement)
-            connection.commit()
-    assert ask(host, "SELECT user_id FROM referral_codes") == [(1,)]
-    assert ask(host, "SELECT referred_user_id FROM referral_conversions") == [(2,)]
-    bought = "SELECT membership_id, referred_user_id, conversion_id IS NULL FROM referral_rewards"
-    assert ask(host, f"{bought} ORDER BY 1") == [("mem_2", 2, 0), ("mem_3", None, 1)]
-    assert host.add_user() == 3
-    with host.app.app_context():
-        assert host.referral.convert(3, "mem_4").reason == "not_referred"
-        assert host.referral.get_or_create_code(3).code != "BBBBBBBB"
-        # What the deleted user bought is taken back all the same.
-        assert host.referral.reverse("mem_3", reason="asked").reversed_cents == 1000
-        host.db.session.commit()
-    run(host, "DELETE FROM users WHERE id = 1")
-    for table in ("codes", "clicks", "conversions", "rewards"):
-        assert ask(host, f"SELECT * FROM referral_{table} WHERE 1") == [] or table == "codes"
-
-
 def test_a_downgrade_misses_no_trigger(make_sqlite: MakeHost) -> None:
     """A host that rebuilds its user table on SQLite loses it."""
     host = make_sqlite()
