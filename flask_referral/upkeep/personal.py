@@ -139,19 +139,20 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     click = models.ReferralClick.__table__
     daily = models.ReferralDaily.__table__
     is_own = click.c.referred_user_id == user_id
+    through_code = click.c.referrer_user_id == user_id
 
-    def delete_clicks() -> int:
-        return connection.execute(
-            sa.delete(click).where(click.c.referrer_user_id == user_id)
-        ).rowcount
+    def delete_clicks(*where: sa.ColumnElement[bool]) -> int:
+        return connection.execute(sa.delete(click).where(*where)).rowcount
 
-    clicks = delete_clicks()
+    # Without the code's lock, which visits wait for; there may be a million of them. Bound ones
+    # come after it: a purchase locks the code first and then its buyer's click.
+    clicks = delete_clicks(through_code, click.c.referred_user_id.is_(None))
     code = _lock_code(connection, models, user_id)
-    # Those that came before the code was locked; a new one waits, and finds no code then.
-    clicks += delete_clicks()
+    # Those too that came before the code was locked; a new one waits, and finds no code then.
+    clicks += delete_clicks(through_code)
     done = "none" if code is None else _retire(connection, models, code, now)
     sums = connection.execute(sa.delete(daily).where(daily.c.referrer_user_id == user_id)).rowcount
-    own_clicks = purge.clear(connection, models, is_own)
+    own_clicks = purge.clear(connection, models, is_own, sa.true())
     if not (clicks or sums or own_clicks or code):
         codes.require_user(connection, models, user_id)
     return Erased(done, clicks, own_clicks)

@@ -11,6 +11,7 @@ from flask import jsonify
 from flask import request
 from flask.typing import ResponseReturnValue
 
+from ..db import failures
 from ..errors import InvalidEvent
 from ..errors import InvalidSignature
 from ..host.state import current_state
@@ -30,8 +31,8 @@ def receive(provider: str) -> ResponseReturnValue:
     """Take a delivery: 200 when it is dealt with, whatever came of it.
 
     401 for a signature that is not right, 400 for a body that is not the provider's, 413 for
-    one over 256 KiB, 404 for a provider that is not set up, 503 when the database is away, so
-    that the provider tries again.
+    one over 256 KiB, 404 for a provider that is not set up, 503 when the database is away or busy,
+    so that the provider tries again.
     """
     state = current_state()
     reader = _reader(state, provider)
@@ -44,7 +45,7 @@ def receive(provider: str) -> ResponseReturnValue:
     except InvalidEvent as error:
         return error_response(str(error), 400)
     except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
-        if not _is_away(error):
+        if not (failures.is_away(error) or failures.is_contended(error)):
             raise
         current_app.logger.error("A webhook of %s has to wait", provider, exc_info=error)
         response = error_response("The database is away; send this delivery again later.", 503)
@@ -61,19 +62,13 @@ def receive(provider: str) -> ResponseReturnValue:
     return jsonify(outcome=outcome)
 
 
-def _is_away(error: sa.exc.DBAPIError | sa.exc.TimeoutError) -> bool:
-    if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
-        # Drivers do not agree on what a connection that breaks is.
-        return True
-    return isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError)
-
-
 def _reader(state: State, provider: str) -> WebhookReader:
     if provider == "whop" and state.settings.whop_webhook_secret:
         return functools.partial(whop.read, state)
     if provider not in state.loaders.webhooks:
         abort(404)
-    return state.loaders.webhooks[provider]
+    reader: WebhookReader = state.loaders.webhooks[provider]
+    return reader
 
 
 def _body() -> bytes:

@@ -698,7 +698,7 @@ class TestErase:
         assert balance(host, referrer.id) == 1000
 
     def test_what_a_deleted_user_left(self, make_sqlite: MakeHost) -> None:
-        """SQLite without foreign keys, where the host rebuilt its table and our trigger is gone."""
+        """Foreign keys are off on SQLite, and a table that is built anew loses our trigger."""
         host = make_sqlite()
         referrer = Referrer(host)
         referrer.click(NOON)

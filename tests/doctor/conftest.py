@@ -43,7 +43,7 @@ def ill(host: Host) -> dict[str, str]:
 
 def finding(host: Host, check: str, level: str) -> str:
     """Return the one thing that a check says, of a host with which nothing else is wrong."""
-    findings = [each for each in examine(host) if each["level"] not in ("ok", "not checked")]
+    findings = [each for each in examine(host) if each["level"] not in ("ok", "not_checked")]
     assert [(each["check"], each["level"]) for each in findings] == [(check, level)], findings
     return f"{findings[0]['message']} {findings[0]['cure']}"
 

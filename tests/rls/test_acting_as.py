@@ -837,8 +837,9 @@ def test_nothing_is_kept_of_sessions_that_are_gone(plain: World) -> None:
 def test_statements_of_a_block(host: Host) -> None:
     """Entering and leaving are one statement each; savepoints and queries add none."""
     session = host.db.session
+    models = host.referral.models
     with host.statements() as statements, host.referral.acting_as(1):
-        codes.find(session(), host.referral.models, 1)
+        codes.find(models.connection(session()), models, 1)
         with session.begin_nested():
-            codes.find(session(), host.referral.models, 1)
+            codes.find(models.connection(session()), models, 1)
     assert len(statements) == 6
