@@ -25,9 +25,6 @@ from . import wallet
 from .conversions import entities
 from .conversions import reversals
 from .conversions.convert import convert
-from .conversions.facts import Fact
-from .conversions.facts import Kind
-from .conversions.payment import checked_cents
 from .conversions.payment import checked_payment
 from .conversions.payment import HOST
 from .conversions.transaction import Transaction
@@ -374,20 +371,18 @@ class Referral:
         :raises ReferralError: for an amount or an id that makes no sense, and for a second amount
             without a ``refund_id``.
         """
-        if amount_cents is not None:
-            checked_cents(amount_cents, "amount_cents", least=1)
-        fact = Fact(
-            kind=Kind.refund,
-            provider=provider,
-            payment_id=payment_id,
-            membership_id=membership_id,
-            id=refund_id,
-            reason=reason,
-            amount_cents=amount_cents,
-            occurred_at=clock.now(),
-        )
         tx = self._begin(self.state)
-        return entities.reversal_result(tx, reversals.apply(tx, fact))
+        outcome = reversals.refund(
+            tx,
+            membership_id,
+            reason=reason,
+            payment_id=payment_id,
+            provider=provider,
+            refund_id=refund_id,
+            amount_cents=amount_cents,
+            now=clock.now(),
+        )
+        return entities.reversal_result(tx, outcome)
 
     def _begin(self, state: State) -> Transaction:
         return Transaction.begin(
