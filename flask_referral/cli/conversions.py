@@ -128,7 +128,7 @@ def convert(
         "reason": outcome.reason,
         "created": outcome.created,
         "bonus_cents": outcome.bonus_cents,
-        "conversion": outcome.conversion_id,
+        "conversion": outcome.conversion and outcome.conversion["id"],
         "rewards": list(map(_told, outcome.rewards)),
     }
     report(as_json, data, f"{text} Reward {first['reward']}." if first else text)
