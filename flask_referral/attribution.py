@@ -129,6 +129,10 @@ def reattribute(
     before = found.bound.referral_code if found.bound is not None else None
     if before == code:
         raise AttributionRefused(f"The user is bound to the code {code!r} already.")
+    # A purchase locks the binding, too: whether there was one is asked once it is locked.
+    sql.begin_writing(db)
+    binding = sa.select(click.c.id).where(click.c.referred_user_id == user_id)
+    db.execute(binding.with_for_update())
     converted = sa.select(sa.literal(1)).where(conversion.referred_user_id == user_id)
     if db.execute(converted).first() is not None:
         raise AttributionRefused(

@@ -57,6 +57,10 @@ class GrantRefused(ReferralError):
     """The rights were not granted and nothing was changed."""
 
 
+class UnknownProvider(ReferralError):
+    """No webhook of this payment provider is set up here."""
+
+
 class InvalidSignature(ReferralError):
     """The webhook's signature does not match its body."""
 

@@ -25,13 +25,11 @@ from . import wallet
 from .conversions import entities
 from .conversions import reversals
 from .conversions.convert import convert
-from .conversions.facts import Fact
-from .conversions.facts import Kind
-from .conversions.payment import checked_cents
 from .conversions.payment import checked_payment
 from .conversions.payment import HOST
 from .conversions.transaction import Transaction
 from .db.models import attach
+from .db.models import bind_key_of
 from .db.models import build_models
 from .db.models import declare_wallet_index
 from .db.models import Models
@@ -46,7 +44,8 @@ from .host.state import IdentityLoader
 from .host.state import Loaders
 from .host.state import State
 from .host.state import WhopUserLoader
-from .payments.handling import WebhookReader
+from .payments.events import WebhookReader
+from .payments.providers import BUILT_IN
 from .results import Attribution
 from .results import ConversionResult
 from .results import ReversalResult
@@ -100,6 +99,8 @@ class Referral:
         self._reward_policy = reward_policy
         self._states: weakref.WeakKeyDictionary[Flask, State] = weakref.WeakKeyDictionary()
         self._loaders = Loaders()
+        for provider, reader in BUILT_IN.items():
+            self.webhook(provider)(reader)
         #: The JSON API, mounted at ``REFERRAL_URL_PREFIX``.
         self.blueprint: Blueprint = api.create_blueprint()
         #: Share links, mounted at ``REFERRAL_LINK_PREFIX``, and ``?ref=`` on any page.
@@ -151,7 +152,7 @@ class Referral:
                 )
             _check_dialect(db.engines[models.bind_key].dialect)
             _check_schemas(db.engines[models.bind_key])
-        wallet_table = None if wallet_model is None else _wallet_table(wallet_model)
+        wallet_table = None if wallet_model is None else _wallet_table(db, models, wallet_model)
         self._states[app] = State(
             settings=settings,
             db=db,
@@ -370,20 +371,18 @@ class Referral:
         :raises ReferralError: for an amount or an id that makes no sense, and for a second amount
             without a ``refund_id``.
         """
-        if amount_cents is not None:
-            checked_cents(amount_cents, "amount_cents", least=1)
-        fact = Fact(
-            kind=Kind.refund,
-            provider=provider,
-            payment_id=payment_id,
-            membership_id=membership_id,
-            id=refund_id,
-            reason=reason,
-            amount_cents=amount_cents,
-            occurred_at=clock.now(),
-        )
         tx = self._begin(self.state)
-        return entities.reversal_result(tx, reversals.apply(tx, fact))
+        outcome = reversals.refund(
+            tx,
+            membership_id,
+            reason=reason,
+            payment_id=payment_id,
+            provider=provider,
+            refund_id=refund_id,
+            amount_cents=amount_cents,
+            now=clock.now(),
+        )
+        return entities.reversal_result(tx, outcome)
 
     def _begin(self, state: State) -> Transaction:
         return Transaction.begin(
@@ -465,18 +464,15 @@ class Referral:
 
         Deliveries go to ``POST <REFERRAL_URL_PREFIX>/webhooks/<provider>``. The function takes
         the raw body (at most 256 KiB) and the headers, checks the signature, and returns a
-        :class:`~flask_referral.webhooks.WebhookEvent`; it raises
-        :class:`~flask_referral.errors.InvalidSignature` (answered with 401) or
-        :class:`~flask_referral.errors.InvalidEvent` (400).
+        :class:`flask_referral.WebhookEvent`; it raises
+        :class:`flask_referral.InvalidSignature` (answered with 401) or
+        :class:`flask_referral.InvalidEvent` (400).
 
         :param provider: a word of lower-case letters, digits and dashes.
         :raises ConfigurationError: for another word, or one that is taken.
         """
-        if not re.fullmatch("[a-z0-9-]{1,64}", provider) or provider in (
-            HOST,
-            "whop",
-            *self._loaders.webhooks,
-        ):
+        taken = (HOST, *self._loaders.webhooks)
+        if not re.fullmatch("[a-z0-9-]{1,64}", provider) or provider in taken:
             raise ConfigurationError(
                 f"{provider!r} cannot be a webhook's provider: choose a word of lower-case "
                 "letters, digits and dashes that has no webhook yet."
@@ -522,8 +518,15 @@ def _check_schemas(engine: sa.Engine) -> None:
         )
 
 
-def _wallet_table(wallet_model: t.Any) -> sa.Table:
+def _wallet_table(db: SQLAlchemy, models: Models, wallet_model: t.Any) -> sa.Table:
     table = table_of(wallet_model, "wallet_model")
+    bind_key = bind_key_of(db, table)
+    if bind_key != models.bind_key:
+        raise ConfigurationError(
+            f"The wallet table {table.fullname!r} is in the database {bind_key or 'default'!r} and "
+            f"the users in {models.bind_key or 'default'!r}, but a bonus and its purchase are "
+            "stored in one transaction; put both into one database (__bind_key__)."
+        )
     missing = set(wallet.COLUMNS) - {column.name for column in table.columns}
     if missing:
         raise ConfigurationError(

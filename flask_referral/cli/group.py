@@ -8,7 +8,6 @@ import typing as t
 import click
 import sqlalchemy as sa
 from alembic.util import CommandError
-from flask import current_app
 from flask.cli import AppGroup
 from flask.cli import ScriptInfo
 
@@ -39,11 +38,6 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 #: Returns the current application's state.
 state = current_state
-
-
-def extension() -> t.Any:
-    """Return the current application's Referral object."""
-    return current_app.extensions["referral"]
 
 
 def report(as_json: bool, data: t.Any, text: str) -> None:

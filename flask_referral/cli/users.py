@@ -81,8 +81,8 @@ def export(user: str, as_json: bool) -> None:
 def erase(user: str, yes: bool, as_json: bool) -> None:
     """Remove the code of USER (an id), its clicks, and personal data of USER's own visits.
 
-    The wallet is untouched, and conversions stay as the record of what was paid until the
-    application deletes the user.
+    The wallet is untouched, and conversions and rewards stay as the record of what was paid until
+    the application deletes the user.
     """
     current = state()
     key = convert_key(current.models.user_key, user)

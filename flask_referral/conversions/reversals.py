@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
+import fractions
 import typing as t
 import uuid
 
-import sqlalchemy as sa
-
 from .. import signals
-from ..db import sql
-from ..db.models import Models
 from ..db.models import RewardRole
 from ..db.models import RewardStatus
+from ..errors import ReferralError
 from ..results import ReversalReason
+from . import claims
 from . import facts
 from . import rewards
 from .facts import Fact
 from .facts import Facts
+from .facts import Kind
+from .payment import checked_cents
 from .payment import checked_id
 from .rewards import Row
 from .transaction import Transaction
@@ -49,20 +51,50 @@ class Outcome:
     rows: list[Row] = dataclasses.field(default_factory=list)
 
 
+def refund(
+    tx: Transaction,
+    membership_id: str | None,
+    *,
+    reason: str,
+    payment_id: str | None,
+    provider: str,
+    refund_id: str | None,
+    amount_cents: int | None,
+    now: dt.datetime,
+) -> Outcome:
+    """Take a bonus back, as :meth:`flask_referral.Referral.reverse` tells.
+
+    :raises ReferralError: as :func:`apply`, and for an amount that makes no sense.
+    """
+    if amount_cents is not None:
+        checked_cents(amount_cents, "amount_cents", least=1)
+    fact = Fact(
+        kind=Kind.refund,
+        provider=provider,
+        payment_id=payment_id,
+        membership_id=membership_id,
+        id=refund_id,
+        reason=reason,
+        amount_cents=amount_cents,
+        occurred_at=now,
+    )
+    return apply(tx, fact)
+
+
 def apply(tx: Transaction, fact: Fact) -> Outcome:
     """Keep a fact about a payment, and bring its rewards in line with all that are known.
 
     :raises ReferralError: for an id that makes no sense, and for a part of a bonus that cannot be
         told from a repetition.
     """
-    for value, what in (
-        (fact.membership_id, "membership id"),
-        (fact.payment_id, "payment id"),
-        (fact.id, "id of a refund or dispute"),
-        (fact.provider, "provider"),
-    ):
+    checked_id(fact.provider, "provider")
+    if fact.membership_id is not None or fact.payment_id is None:
+        checked_id(fact.membership_id, "membership id")
+    for value, what in ((fact.payment_id, "payment id"), (fact.id, "id of a refund or dispute")):
         if value is not None:
             checked_id(value, what)
+    if not isinstance(fact.reason, str):
+        raise ReferralError(f"reason={fact.reason!r:.40} is no text: say why in a few words.")
     tx.refuse_autocommit()
     fact, is_news = _record(tx, fact)
     rows: list[Row] = []
@@ -71,11 +103,12 @@ def apply(tx: Transaction, fact: Fact) -> Outcome:
     conversion_id = rows[0].conversion_id if rows else None
     if not is_news:
         return Outcome(ReversalReason.already_reversed, conversion_id, rows=rows)
-    rows = rewards.lock(tx, rows) if rows else rows
-    if not rows:
-        # Not paid yet, or removed with the users.
-        return Outcome(ReversalReason.unknown_membership)
-    return reconcile(tx, rows)
+    with tx.all_or_nothing():
+        rows = rewards.lock(tx, rows) if rows else rows
+        if rows:
+            return reconcile(tx, rows)
+    # Not paid yet, or removed with the users.
+    return Outcome(ReversalReason.unknown_membership)
 
 
 def _record(tx: Transaction, fact: Fact) -> tuple[Fact, bool]:
@@ -83,32 +116,20 @@ def _record(tx: Transaction, fact: Fact) -> tuple[Fact, bool]:
 
     :return: the fact with its payment, where it has one, and whether it is news.
     """
-    has_id = fact.id is not None
     if fact.payment_id is None:
         assert fact.membership_id is not None
-        facts.lock_membership(tx, fact.provider, fact.membership_id)
-        payment_id = _qualifying(
-            tx.db, tx.models, provider=fact.provider, membership=fact.membership_id
-        ).scalar()
-        if payment_id is None:
-            is_news = facts.record(tx, fact)
-            if is_news:
-                facts.wait(tx, fact)
-            elif fact.amount_cents is not None and not has_id:
-                facts.refuse_ambiguous(fact)
-            return fact, is_news
-        if has_id and facts.is_known(tx, fact):
-            # For whichever payment of this membership it was.
-            return dataclasses.replace(fact, payment_id=payment_id), False
-        fact = dataclasses.replace(fact, payment_id=payment_id)
-    assert fact.payment_id is not None
-    payment_id = fact.payment_id
-    if not has_id:
-        fact = dataclasses.replace(fact, id=payment_id)
-    facts.lock_payment(tx, fact.provider, payment_id)
+        claims.lock_membership(tx, fact.provider, fact.membership_id)
+        fact = dataclasses.replace(fact, payment_id=facts.payment_of(tx, fact))
+    if fact.payment_id is not None:
+        claims.lock_payment(tx, fact.provider, fact.payment_id)
     is_news = facts.record(tx, fact)
-    if not is_news and not has_id and fact.amount_cents is not None:
-        facts.refuse_ambiguous(fact)
+    if not is_news and fact.id is None and fact.amount_cents is not None:
+        raise ReferralError(
+            f"A refund of {fact.amount_cents} cents cannot be told from the one before: pass "
+            "refund_id, the provider's id of each refund. Nothing was changed."
+        )
+    if is_news and fact.payment_id is None and fact.membership_id is not None:
+        claims.set_waiting(tx, fact.provider, fact.membership_id, True)
     return fact, is_news
 
 
@@ -138,16 +159,21 @@ def reconcile(tx: Transaction, rows: t.Sequence[Row]) -> Outcome:
 
 
 def _reconcile(tx: Transaction, row: Row, known: Facts, bonus_cents: int) -> Change:
-    due = facts.cents(known.due_back(row, bonus_cents), row.cents)
+    part = known.due_back(row, bonus_cents)
+    # Rounded half up.
+    due = int(part * row.cents + fractions.Fraction(1, 2))
+    # A reward of 0 cents is gone with its payment.
+    is_gone = due == row.cents if row.cents else part == 1
     if row.is_paid:
-        return _after_credit(tx, row, due)
-    return _before_maturity(tx, row, due, known)
-
-
-def _before_maturity(tx: Transaction, row: Row, due: int, known: Facts) -> Change:
-    change = due - row.reversed_cents
+        return _after_credit(
+            tx, row, due, RewardStatus.reversed if is_gone else RewardStatus.credited
+        )
     waiting = RewardStatus.held if known.is_in_review(row) else RewardStatus.pending
-    status = RewardStatus.void if due >= row.cents else waiting
+    return _before_maturity(tx, row, due, RewardStatus.void if is_gone else waiting)
+
+
+def _before_maturity(tx: Transaction, row: Row, due: int, status: RewardStatus) -> Change:
+    change = due - row.reversed_cents
     if change == 0 and status is row.status:
         return Change(row, ReversalReason.nothing_to_reverse)
     row = rewards.save(tx, row, reversed_cents=due, status=status)
@@ -160,12 +186,11 @@ def _before_maturity(tx: Transaction, row: Row, due: int, known: Facts) -> Chang
     return Change(row, ReversalReason.nothing_to_reverse)
 
 
-def _after_credit(tx: Transaction, row: Row, due: int) -> Change:
+def _after_credit(tx: Transaction, row: Row, due: int, status: RewardStatus) -> Change:
     change = due - row.reversed_cents
     taken = rewards.take(tx, row, change) if change > 0 else change
     missing = max(0, change - taken)
     before = row.shortfall_cents
-    status = RewardStatus.reversed if due >= row.cents else RewardStatus.credited
     if taken or missing != before or status is not row.status:
         row = rewards.save(
             tx,
@@ -181,19 +206,3 @@ def _after_credit(tx: Transaction, row: Row, due: int) -> Change:
         rewards.announce(tx, signals.conversion_reversed, row, cents=taken, shortfall_cents=missing)
         return Change(row, ReversalReason.reversed, taken)
     return Change(row, ReversalReason.nothing_to_reverse, taken)
-
-
-@sql.statement
-def _qualifying(models: Models, dialect: str) -> sa.Select[t.Any]:
-    """The payment that a fact about a membership is about: its newest that qualified."""
-    reward = models.ReferralReward.__table__.c
-    is_first = sa.case((reward.number == 1, 0), else_=1)
-    return (
-        sa.select(reward.payment_id)
-        .where(
-            reward.provider == sql.parameter("provider", reward.provider),
-            reward.membership_id == sql.parameter("membership", reward.membership_id),
-        )
-        .order_by(is_first, reward.created_at.desc(), reward.id)
-        .limit(1)
-    )

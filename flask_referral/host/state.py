@@ -33,7 +33,7 @@ class Loaders:
     consent: ConsentLoader | None = None
     bot_detector: BotDetector | None = None
     whop_user: WhopUserLoader | None = None
-    #: by provider; a :data:`~flask_referral.payments.handling.WebhookReader` each
+    #: by provider; a :data:`~flask_referral.payments.events.WebhookReader` each
     webhooks: dict[str, t.Callable[..., t.Any]] = dataclasses.field(default_factory=dict)
 
 

@@ -15,7 +15,7 @@ import typing as t
 from ..errors import InvalidSignature
 
 if t.TYPE_CHECKING:
-    from .handling import Headers
+    from .events import Headers
 #: Seconds that a delivery's clock may be behind or ahead of ours.
 TOLERANCE = 300
 

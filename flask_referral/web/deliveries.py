@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import sqlalchemy as sa
 from flask import abort
 from flask import current_app
@@ -14,11 +12,13 @@ from flask.typing import ResponseReturnValue
 from ..db import failures
 from ..errors import InvalidEvent
 from ..errors import InvalidSignature
+from ..errors import UnknownProvider
 from ..host.state import current_state
 from ..host.state import State
-from ..payments import handling as webhooks
-from ..payments import whop
-from ..payments.handling import WebhookReader
+from ..payments import handling
+from ..payments import providers
+from ..payments.events import Outcome
+from ..payments.events import WebhookEvent
 from .errors import error_response
 
 #: The largest body that is read, in bytes.
@@ -35,10 +35,11 @@ def receive(provider: str) -> ResponseReturnValue:
     so that the provider tries again.
     """
     state = current_state()
-    reader = _reader(state, provider)
     try:
-        event = reader(_body(), request.headers)
+        event = providers.read(state, provider, _body(), request.headers)
         outcome = _handle(state, provider, event)
+    except UnknownProvider as error:
+        return error_response(str(error), 404)
     except InvalidSignature:
         # What exactly was wrong helps nobody but a forger.
         return error_response("The signature of this delivery is not valid.", 401)
@@ -51,24 +52,19 @@ def receive(provider: str) -> ResponseReturnValue:
         response = error_response("The database is away; send this delivery again later.", 503)
         response.headers["Retry-After"] = str(_RETRY_AFTER)
         return response
-    if outcome == webhooks.UNKNOWN_USER:
+    if outcome == Outcome.unknown_user:
+        payment = event.payment_id or event.membership_id
         current_app.logger.warning(
-            "The buyer of membership %s is not known (event %s of %s), so nobody is credited; "
-            "flask referral convert USER MEMBERSHIP makes good.",
-            event.membership_id,
+            "The buyer of payment %s is not known (event %s of %s), so nobody is credited; "
+            "flask referral convert USER %s --payment-id %s --provider %s makes good.",
+            payment,
             event.id,
+            provider,
+            event.membership_id or payment,
+            payment,
             provider,
         )
     return jsonify(outcome=outcome)
-
-
-def _reader(state: State, provider: str) -> WebhookReader:
-    if provider == "whop" and state.settings.whop_webhook_secret:
-        return functools.partial(whop.read, state)
-    if provider not in state.loaders.webhooks:
-        abort(404)
-    reader: WebhookReader = state.loaders.webhooks[provider]
-    return reader
 
 
 def _body() -> bytes:
@@ -83,10 +79,10 @@ def _body() -> bytes:
     return body
 
 
-def _handle(state: State, provider: str, event: webhooks.WebhookEvent) -> str:
+def _handle(state: State, provider: str, event: WebhookEvent) -> str:
     session = state.db.session()
     try:
-        outcome = webhooks.handle(state, provider, event)
+        outcome = handling.handle(state, provider, event)
         session.commit()
     except BaseException:
         session.rollback()

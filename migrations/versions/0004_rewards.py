@@ -91,7 +91,8 @@ def _downgrade_tables() -> None:
         constraint = f"{CLICKS}_referrer_not_referred_check"
         op.execute(f"ALTER TABLE {_name(CLICKS)} DROP CONSTRAINT {constraint}")
     else:
-        op.execute(f"DROP TRIGGER {_trigger()}")
+        # A host that rebuilt its users lost it.
+        op.execute(f"DROP TRIGGER IF EXISTS {_trigger()}")
     for name, table, *_ in reversed(INDEXES):
         op.drop_index(op.f(name), table, schema=schema)
     for table in (DAILY, EVENTS, REWARDS):

@@ -8,6 +8,8 @@ import typing as t
 import pytest
 import sqlalchemy as sa
 
+from flask_referral.rls.grants import USER_TABLES
+
 from ..conftest import MakeHost
 from ..hosts import Host
 
@@ -77,8 +79,7 @@ def grant(host: Host) -> None:
         return
     execute(
         host,
-        "GRANT SELECT ON referral_codes, referral_clicks, referral_conversions, referral_daily "
-        f"TO {ROLE}",
+        f"GRANT SELECT ON {', '.join(USER_TABLES)} TO {ROLE}",
     )
 
 

@@ -154,8 +154,8 @@ def test_made_by_a_newer_version(host: Host) -> None:
 
 
 def test_a_table_was_dropped(host: Host) -> None:
-    execute(host, "DROP TABLE referral_conversions")
-    assert "has no referral_conversions" in finding(host, "migrations", "fault")
+    execute(host, "DROP TABLE referral_rewards")
+    assert "has no referral_rewards" in finding(host, "migrations", "fault")
 
 
 @pytest.mark.parametrize(

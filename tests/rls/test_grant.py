@@ -21,7 +21,13 @@ from ..hosts import make_host
 from ..rls_worlds import make_world
 
 _numbers = itertools.count(1)
-USER_TABLES = ("referral_codes", "referral_clicks", "referral_conversions", "referral_daily")
+USER_TABLES = (
+    "referral_codes",
+    "referral_clicks",
+    "referral_conversions",
+    "referral_rewards",
+    "referral_daily",
+)
 TABLES = (*USER_TABLES, "referral_events")
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
