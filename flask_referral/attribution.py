@@ -289,7 +289,7 @@ def _bind(models: Models, dialect: str) -> sa.Executable:
 
 def _insert_bound(
     db: sa.Connection, models: Models, code: str, user_id: t.Any, now: dt.datetime
-) -> sa.Row[t.Any] | None:
+) -> t.Any:
     values = {"click": clicks.new_id(now), "code": code, "user": user_id, "now": now}
     return _insert(db, models, **values).first()
 

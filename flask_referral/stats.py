@@ -68,8 +68,8 @@ def collect(
         code = codes.find(db, models, user_id)
         if code is not None:
             begin = days.begin(first, db.dialect.name)
-            visits = _visits(db, models, user=user_id, first=first, begin=begin).all()
-            conversions = _conversions(db, models, user=user_id, begin=begin).all()
+            visits = _visits(db, models, user=user_id, first=first, begin=begin)
+            conversions = _conversions(db, models, user=user_id, begin=begin)
     if code is None:
         codes.require_user(db, models, user_id)
     visits_of = {row.day: row for row in visits}

@@ -81,11 +81,11 @@ def lock(
         may_lock_rows = bool(_is_lockable(db, models).scalar())
     rows: t.Sequence[sa.Row[t.Any]] = ()
     if may_lock_rows:
-        rows = _lock_rows(db, models, ids=ids).all()
+        rows = _lock_rows(db, models, ids=ids)
     if len(rows) < len(ids):
         # Row level security of the host's may hide rows of its user table.
         names = [f"flask_referral.wallet:{user_id}" for user_id in ids]
-        rows = _lock_names(db, models, names=names).all()
+        rows = _lock_names(db, models, names=names)
     if any(row[0] == "repeatable read" for row in rows):
         raise ReferralError(
             "A wallet cannot be credited in a REPEATABLE READ transaction: the balance would be "

@@ -106,7 +106,7 @@ def record(tx: Transaction, fact: Fact) -> bool:
 
 def adopt(tx: Transaction, provider: str, membership_id: str, payment_id: str) -> None:
     """Move the facts that wait under a membership to its payment."""
-    waiting = _take_waiting(tx.db, tx.models, provider=provider, membership=membership_id).all()
+    waiting = _take_waiting(tx.db, tx.models, provider=provider, membership=membership_id)
     for row in waiting:
         # Some may have come by the payment's id too.
         record(
@@ -131,7 +131,7 @@ def payment_of(tx: Transaction, fact: Fact) -> str | None:
     It is the one that other facts of the same refund or dispute are about, else the newest that
     qualified.
     """
-    return _payment_of(
+    payment_id: str | None = _payment_of(
         tx.db,
         tx.models,
         provider=fact.provider,
@@ -139,6 +139,7 @@ def payment_of(tx: Transaction, fact: Fact) -> str | None:
         kinds=DISPUTES if fact.kind in DISPUTES else (fact.kind,),
         reference=fact.id,
     ).scalar()
+    return payment_id
 
 
 class Facts:
@@ -190,7 +191,7 @@ class Facts:
 
 def of_payment(tx: Transaction, provider: str, payment_id: str) -> Facts:
     """Return all facts of a payment. One statement."""
-    return Facts(_facts(tx.db, tx.models, provider=provider, payment=payment_id).all())
+    return Facts(_facts(tx.db, tx.models, provider=provider, payment=payment_id))
 
 
 def _event_id(prefix: str, subject: str, reference: str) -> str:

@@ -32,7 +32,7 @@ _CURES = {
 
 def count_due(tx: Transaction, now: dt.datetime) -> int:
     """Return how many rewards are due. One statement."""
-    return int(_count_due(tx.db, tx.models, now=now).scalar_one())
+    return int(_count_due(tx.db, tx.models, now=now).scalar())
 
 
 def mature(tx: Transaction, now: dt.datetime, *, batch: int = BATCH) -> int | None:

@@ -68,9 +68,9 @@ class Row:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod
-    def of(cls, row: sa.Row[t.Any]) -> Row:
+    def of(cls, row: t.Any) -> Row:
         """Return a row that was read."""
-        values = dict(row._mapping)
+        values = row._asdict()
         for name in ("available_at", "credited_at", "created_at"):
             values[name] = values[name] and as_utc(values[name])
         values["role"] = RewardRole(values["role"])

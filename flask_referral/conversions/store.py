@@ -40,7 +40,7 @@ def look_up(tx: Transaction, referred_id: t.Any, payment: Payment) -> Look:
     """Return what is known of a user who pays, and of the payment. One statement."""
     row = _look(
         tx.db, tx.models, referred=referred_id, provider=payment.provider, payment=payment.id
-    ).one()
+    ).first()
     columns = tx.models.ReferralConversion.__table__.c
     conversion = {key: getattr(row, f"{_OF_CONVERSION}{key}") for key in columns.keys()}  # noqa: SIM118
     return Look(
@@ -56,7 +56,7 @@ def look_up(tx: Transaction, referred_id: t.Any, payment: Payment) -> Look:
 
 def count_since(tx: Transaction, referrer_id: t.Any, since: dt.datetime) -> int:
     """Return how many payments earned a referrer something since then. One statement."""
-    return int(_count_since(tx.db, tx.models, user=referrer_id, since=since).scalar_one())
+    return int(_count_since(tx.db, tx.models, user=referrer_id, since=since).scalar())
 
 
 def store(tx: Transaction, look: Look, payment: Payment, rows: list[Row]) -> bool | None:
@@ -89,7 +89,7 @@ def store(tx: Transaction, look: Look, payment: Payment, rows: list[Row]) -> boo
         else:
             is_new = False
     insert = _INSERTS[is_new, len(rows)]
-    stored = insert(tx.db, tx.models, **values, **of_reward).all()
+    stored = insert(tx.db, tx.models, **values, **of_reward)
     return any(row.owes for row in stored) if stored else None
 
 

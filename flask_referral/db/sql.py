@@ -63,7 +63,7 @@ def statement(build: t.Callable[[Models, str], sa.Executable]) -> Statement:
     """Make a function that builds a statement one that executes it.
 
     The function gets the host's models and the name of the dialect; what is new in each call are
-    bound parameters, none of which may be a list (``expanding``).
+    bound parameters.
     """
     return Statement(build)
 
@@ -76,6 +76,12 @@ class _Prepared:
     """
 
     def __init__(self, statement: t.Any, dialect: sa.Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)
+        #: Left to SQLAlchemy, since a list makes another text of each length.
+        self._with_list: t.Any = None
+        if any(bind.expanding and bind.value is None for bind in compiled.bind_names):
+            self._with_list = statement
+            return
         compiled = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
         self._text = str(compiled)
         self._constants = dict(compiled.params)
@@ -92,10 +98,15 @@ class _Prepared:
         self._decoders = [
             column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns
         ]
-        names = [column.name for column in columns]
-        self._row: t.Any = collections.namedtuple("Row", names, rename=True)
+        names = [getattr(column, "name", None) for column in columns]
+        self._row: t.Any = _row_type(names)
 
     def execute(self, db: sa.Connection, values: dict[str, t.Any]) -> Rows:
+        if self._with_list is not None:
+            result = db.execute(self._with_list, values)
+            rows = Rows(result if result.returns_rows else ())
+            rows.rowcount = result.rowcount
+            return rows
         parameters: t.Any = self._constants.copy()
         for name, value in values.items():
             encode = self._encoders.get(name)
@@ -113,7 +124,7 @@ class _Prepared:
         try:
             cursor.execute(self._text, parameters)
             return self._rows(cursor.fetchall() if cursor.description else [], cursor.rowcount)
-        except db.dialect.dbapi.Error as error:
+        except t.cast(t.Any, db.dialect.dbapi).Error as error:
             raise _wrapped(db, cursor, error, self._text, parameters) from error
         finally:
             cursor.close()
@@ -129,6 +140,11 @@ class _Prepared:
         )
         rows.rowcount = rowcount
         return rows
+
+
+def _row_type(names: list[str | None]) -> t.Any:
+    # An expression without a label has a name that depends on the statement, or none.
+    return collections.namedtuple("Row", [name or "_" for name in names], rename=True)
 
 
 def _is_watched(db: sa.Connection) -> bool:
@@ -147,9 +163,9 @@ def _wrapped(
     db: sa.Connection, cursor: t.Any, error: t.Any, text: str, parameters: t.Any
 ) -> BaseException:
     """Return a driver's error as SQLAlchemy raises it, with the same consequences."""
-    dialect = db.dialect
+    dialect: t.Any = db.dialect
     is_lost = dialect.is_disconnect(error, db.connection.dbapi_connection, cursor)
-    wrapped = sa.exc.DBAPIError.instance(
+    wrapped: BaseException = sa.exc.DBAPIError.instance(
         text,
         parameters,
         error,
