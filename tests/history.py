@@ -10,12 +10,15 @@ import uuid
 
 import sqlalchemy as sa
 
+from flask_referral.conversions.payment import HOST
+from flask_referral.db.models import RewardRole
+from flask_referral.db.models import RewardStatus
+
 from .hosts import Host
 from .visiting import make_code
 
 #: Noon of a day around which histories are made.
 NOON = dt.datetime(2026, 3, 15, 12, tzinfo=dt.UTC)
-STATUSES = ("pending", "held", "credited", "reversed", "void")
 PERSONAL = ("referrer_url", "user_agent", "ip_hash")
 
 _memberships = itertools.count(1)
@@ -30,7 +33,8 @@ class Referrer:
         self.code = make_code(host, self.id)
         #: (clicked at, led to a sign-up)
         self.clicks: list[tuple[dt.datetime, bool]] = []
-        self.conversions: list[dict[str, t.Any]] = []
+        #: rows of referral_rewards
+        self.rewards: list[dict[str, t.Any]] = []
 
     def click(self, *moments: dt.datetime, by: t.Any = None, **values: t.Any) -> list[uuid.UUID]:
         """Write clicks; ``by`` is the user who signed up through the (only) one."""
@@ -57,20 +61,35 @@ class Referrer:
         """Write a new user's sign-up and purchase; return the user's key."""
         user = self.host.add_user()
         self.click(moment, by=user)
-        row = {
-            "id": uuid.uuid4(),
+        id, membership = uuid.uuid4(), f"mem_{next(_memberships)}"
+        models = self.host.referral.models
+        conversion = {
+            "id": id,
             "referrer_user_id": self.id,
             "referred_user_id": user,
             "referral_code": self.code,
-            "whop_membership_id": f"mem_{next(_memberships)}",
+            "whop_membership_id": membership,
             "bonus_cents": bonus,
-            "reversed_cents": taken,
-            "status": status,
             "converted_at": moment,
         }
-        table = self.host.referral.models.ReferralConversion.__table__
-        execute(self.host, sa.insert(table), [row])
-        self.conversions.append(row)
+        reward = {
+            "id": id,
+            "conversion_id": id,
+            "user_id": self.id,
+            "referred_user_id": user,
+            "role": RewardRole.referrer,
+            "provider": HOST,
+            "payment_id": membership,
+            "membership_id": membership,
+            "number": 1,
+            "cents": bonus,
+            "reversed_cents": taken,
+            "status": status,
+            "created_at": moment,
+        }
+        execute(self.host, sa.insert(models.ReferralConversion.__table__), [conversion])
+        execute(self.host, sa.insert(models.ReferralReward.__table__), [reward])
+        self.rewards.append(reward)
         return user
 
     def expected(self, now: dt.datetime, days: int) -> dict[str, t.Any]:
@@ -79,7 +98,7 @@ class Referrer:
         def figures(day: dt.date | None) -> dict[str, t.Any]:
             clicks = [item for item in self.clicks if day is None or item[0].date() == day]
             bought = [
-                row for row in self.conversions if day is None or row["converted_at"].date() == day
+                row for row in self.rewards if day is None or row["created_at"].date() == day
             ]
             earned = [row for row in bought if row["status"] in ("credited", "reversed")]
             waiting = [row for row in bought if row["status"] in ("pending", "held")]
@@ -87,8 +106,8 @@ class Referrer:
                 "clicks": len(clicks),
                 "signups": sum(signed_up for _, signed_up in clicks),
                 "conversions": sum(row["status"] != "void" for row in bought),
-                "earned_cents": sum(row["bonus_cents"] for row in earned),
-                "pending_cents": sum(row["bonus_cents"] - row["reversed_cents"] for row in waiting),
+                "earned_cents": sum(row["cents"] for row in earned),
+                "pending_cents": sum(row["cents"] - row["reversed_cents"] for row in waiting),
                 "reversed_cents": sum(row["reversed_cents"] for row in earned),
             }
 
@@ -143,6 +162,6 @@ def add_past(referrer: Referrer, now: dt.datetime, rng: random.Random, days: int
         referrer.click(moment(), by=referrer.host.add_user())
     for _ in range(rng.randrange(6)):
         bonus = rng.randrange(1, 2_000)
-        status = rng.choice(STATUSES)
+        status = rng.choice(list(RewardStatus))
         taken = bonus if status in ("reversed", "void") else rng.choice((0, rng.randrange(bonus)))
         referrer.convert(moment(), status, bonus, taken)
