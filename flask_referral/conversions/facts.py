@@ -171,17 +171,21 @@ def record(tx: Transaction, fact: Fact) -> bool:
     return new is not None
 
 
-def is_known(tx: Transaction, fact: Fact) -> bool:
-    """Whether a fact of a membership was kept before, for whichever of its payments."""
-    found = _of_membership(
+def payment_of(tx: Transaction, fact: Fact) -> str | None:
+    """Return the payment that a refund or dispute of this id was kept for, or None.
+
+    A dispute's end is about the payment that it began with, whatever was paid since.
+    """
+    disputes = (Kind.dispute_opened, Kind.dispute_won)
+    found: str | None = _of_membership(
         tx.db,
         tx.models,
         provider=fact.provider,
         membership=fact.membership_id,
-        kind=fact.kind,
+        kinds=disputes if fact.kind in disputes else (fact.kind,),
         reference=fact.id,
-    )
-    return found.first() is not None
+    ).scalar()
+    return found
 
 
 def wait(tx: Transaction, fact: Fact) -> None:
@@ -199,22 +203,21 @@ def wait(tx: Transaction, fact: Fact) -> None:
 def adopt(tx: Transaction, provider: str, membership_id: str, payment_id: str) -> None:
     """Move the facts that wait under a membership to its payment."""
     for row in _waiting(tx.db, tx.models, provider=provider, membership=membership_id).all():
-        key = {"row_provider": provider, "row_kind": row.kind}
-        reference = row.reference or payment_id
-        new_id = _event_id(payment_id, reference)
-        if _by_id(tx.db, tx.models, **key, row_id=new_id).first() is not None:
-            # It came by the payment's id too.
-            _drop(tx.db, tx.models, **key, row_id=row.event_id)
-        else:
-            _move(
-                tx.db,
-                tx.models,
-                **key,
-                row_id=row.event_id,
-                new_id=new_id,
-                new_payment=payment_id,
-                new_reference=reference,
-            )
+        _drop(tx.db, tx.models, row_provider=provider, row_kind=row.kind, row_id=row.event_id)
+        record(
+            tx,
+            Fact(
+                kind=Kind(row.kind),
+                provider=provider,
+                payment_id=payment_id,
+                membership_id=membership_id,
+                id=row.reference or payment_id,
+                reason=row.outcome,
+                amount_cents=row.amount_cents,
+                base_cents=row.base_cents,
+                occurred_at=as_utc(row.occurred_at),
+            ),
+        )
     _set_outcome(
         tx.db,
         tx.models,
@@ -402,18 +405,24 @@ def _record(models: Models, dialect: str) -> t.Any:
 @sql.statement
 def _of_membership(models: Models, dialect: str) -> sa.Select[t.Any]:
     event = models.ReferralEvent.__table__.c
-    return sa.select(event.event_id).where(
-        event.provider == sql.parameter("provider", event.provider),
-        event.membership_id == sql.parameter("membership", event.membership_id),
-        event.kind == sql.parameter("kind", event.kind),
-        event.reference == sql.parameter("reference", event.reference),
+    kinds = sa.bindparam("kinds", type_=event.kind.type, expanding=True)
+    return (
+        sa.select(event.payment_id)
+        .where(
+            event.provider == sql.parameter("provider", event.provider),
+            event.membership_id == sql.parameter("membership", event.membership_id),
+            event.kind.in_(kinds),
+            event.reference == sql.parameter("reference", event.reference),
+            event.payment_id.is_not(None),
+        )
+        .limit(1)
     )
 
 
 @sql.statement
 def _waiting(models: Models, dialect: str) -> sa.Select[t.Any]:
     event = models.ReferralEvent.__table__.c
-    return sa.select(event.kind, event.event_id, event.reference).where(
+    return sa.select(models.ReferralEvent.__table__).where(
         event.provider == sql.parameter("provider", event.provider),
         event.membership_id == sql.parameter("membership", event.membership_id),
         event.payment_id.is_(None),
@@ -422,27 +431,8 @@ def _waiting(models: Models, dialect: str) -> sa.Select[t.Any]:
 
 
 @sql.statement
-def _by_id(models: Models, dialect: str) -> sa.Select[t.Any]:
-    return sa.select(models.ReferralEvent.__table__.c.event_id).where(_key(models))
-
-
-@sql.statement
 def _drop(models: Models, dialect: str) -> sa.Delete:
     return sa.delete(models.ReferralEvent.__table__).where(_key(models))
-
-
-@sql.statement
-def _move(models: Models, dialect: str) -> sa.Update:
-    event = models.ReferralEvent.__table__
-    return (
-        sa.update(event)
-        .where(_key(models))
-        .values(
-            event_id=sa.bindparam("new_id", type_=sa.Text()),
-            payment_id=sa.bindparam("new_payment", type_=sa.Text()),
-            reference=sa.bindparam("new_reference", type_=sa.Text()),
-        )
-    )
 
 
 @sql.statement

@@ -87,9 +87,11 @@ def _record(tx: Transaction, fact: Fact) -> tuple[Fact, bool]:
     if fact.payment_id is None:
         assert fact.membership_id is not None
         facts.lock_membership(tx, fact.provider, fact.membership_id)
-        payment_id = _qualifying(
-            tx.db, tx.models, provider=fact.provider, membership=fact.membership_id
-        ).scalar()
+        payment_id = facts.payment_of(tx, fact) if has_id else None
+        if payment_id is None:
+            payment_id = _qualifying(
+                tx.db, tx.models, provider=fact.provider, membership=fact.membership_id
+            ).scalar()
         if payment_id is None:
             is_news = facts.record(tx, fact)
             if is_news:
@@ -97,9 +99,6 @@ def _record(tx: Transaction, fact: Fact) -> tuple[Fact, bool]:
             elif fact.amount_cents is not None and not has_id:
                 facts.refuse_ambiguous(fact)
             return fact, is_news
-        if has_id and facts.is_known(tx, fact):
-            # For whichever payment of this membership it was.
-            return dataclasses.replace(fact, payment_id=payment_id), False
         fact = dataclasses.replace(fact, payment_id=payment_id)
     assert fact.payment_id is not None
     payment_id = fact.payment_id
