@@ -137,16 +137,18 @@ def reconcile(tx: Transaction, rows: t.Sequence[Row]) -> Outcome:
 
 
 def _reconcile(tx: Transaction, row: Row, known: Facts, bonus_cents: int) -> Change:
-    due = facts.cents(known.due_back(row, bonus_cents), row.cents)
+    part = known.due_back(row, bonus_cents)
+    due = facts.cents(part, row.cents)
+    # One of 0 cents stays, and with it the conversion, until all is taken back.
+    is_gone = due >= row.cents if row.cents else part == 1
     if row.is_paid:
-        return _after_credit(tx, row, due)
-    return _before_maturity(tx, row, due, known)
-
-
-def _before_maturity(tx: Transaction, row: Row, due: int, known: Facts) -> Change:
-    change = due - row.reversed_cents
+        return _after_credit(tx, row, due, is_gone)
     waiting = RewardStatus.held if known.is_in_review(row) else RewardStatus.pending
-    status = RewardStatus.void if due >= row.cents else waiting
+    return _before_maturity(tx, row, due, RewardStatus.void if is_gone else waiting)
+
+
+def _before_maturity(tx: Transaction, row: Row, due: int, status: RewardStatus) -> Change:
+    change = due - row.reversed_cents
     if change == 0 and status is row.status:
         return Change(row, ReversalReason.nothing_to_reverse)
     row = rewards.save(tx, row, reversed_cents=due, status=status)
@@ -159,12 +161,12 @@ def _before_maturity(tx: Transaction, row: Row, due: int, known: Facts) -> Chang
     return Change(row, ReversalReason.nothing_to_reverse)
 
 
-def _after_credit(tx: Transaction, row: Row, due: int) -> Change:
+def _after_credit(tx: Transaction, row: Row, due: int, is_gone: bool) -> Change:
     change = due - row.reversed_cents
     taken = rewards.take(tx, row, change) if change > 0 else change
     missing = max(0, change - taken)
     before = row.shortfall_cents
-    status = RewardStatus.reversed if due >= row.cents else RewardStatus.credited
+    status = RewardStatus.reversed if is_gone else RewardStatus.credited
     if taken or missing != before or status is not row.status:
         row = rewards.save(
             tx,
