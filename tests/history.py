@@ -97,9 +97,7 @@ class Referrer:
 
         def figures(day: dt.date | None) -> dict[str, t.Any]:
             clicks = [item for item in self.clicks if day is None or item[0].date() == day]
-            bought = [
-                row for row in self.rewards if day is None or row["created_at"].date() == day
-            ]
+            bought = [row for row in self.rewards if day is None or row["created_at"].date() == day]
             earned = [row for row in bought if row["status"] in ("credited", "reversed")]
             waiting = [row for row in bought if row["status"] in ("pending", "held")]
             return {

@@ -43,7 +43,9 @@ def audit(db: t.Any, host: Host) -> Audit:
     rewards = db.execute(sa.select(models.ReferralReward.__table__)).all()
     conversions = db.execute(sa.select(models.ReferralConversion.__table__)).all()
     event = models.ReferralEvent.__table__.c
-    claims = db.execute(sa.select(event.provider, event.event_id, event.outcome).filter_by(kind="payment"))
+    claims = db.execute(
+        sa.select(event.provider, event.event_id, event.outcome).filter_by(kind="payment")
+    )
     rewarded = {(row.provider, row.event_id): rewarded_by(row.outcome) for row in claims}
     rows = db.execute(sa.select(wallet).order_by(wallet.c.id)).all()
 

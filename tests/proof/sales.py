@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 import typing as t
@@ -124,6 +125,6 @@ def at_once(jobs: t.Sequence[t.Callable[[], None]]) -> None:
         barrier.wait(PATIENCE)
         job()
 
-    threads = [Job(lambda job=job: run(job)) for job in jobs]  # type: ignore[misc]
+    threads = [Job(functools.partial(run, job)) for job in jobs]
     for thread in threads:
         thread.finish()

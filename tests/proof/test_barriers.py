@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import datetime as dt
+import functools
 import random
 import sqlite3
 import typing as t
@@ -90,9 +91,7 @@ def test_a_payment_pays_once_by_webhook_and_by_call(
             created: list[bool] = created,
         ) -> None:
             with host.app.app_context():
-                result = host.referral.convert(
-                    referred, "mem", payment_id=payment, provider="json"
-                )
+                result = host.referral.convert(referred, "mem", payment_id=payment, provider="json")
                 host.db.session.commit()
                 assert result.conversion is not None and result.bonus_cents == 1000
                 assert [reward.payment_id for reward in result.rewards] == [payment]
@@ -100,7 +99,7 @@ def test_a_payment_pays_once_by_webhook_and_by_call(
 
         at_once(
             [
-                lambda number=number: (call if number % 2 else deliver_it)(number)  # type: ignore[misc]
+                functools.partial(call if number % 2 else deliver_it, number)
                 for number in range(threads)
             ]
         )
@@ -132,7 +131,7 @@ def test_no_more_payments_of_a_user_earn_than_may(
                 host.db.session.commit()
                 reasons.append(result.reason)
 
-        at_once([lambda number=number: buy(number) for number in range(threads)])  # type: ignore[misc]
+        at_once([functools.partial(buy, number) for number in range(threads)])
         assert collections.Counter(reasons) == collections.Counter(
             converted=1, renewed=renewals, already_converted=threads - renewals - 1
         )
@@ -175,7 +174,7 @@ def _buy_at_once(host: Host, referrer: t.Any, threads: int) -> None:
             host.db.session.commit()
 
     users = [refer(host, referrer) for _ in range(threads)]
-    at_once([lambda user=user: buy(user) for user in users])  # type: ignore[misc]
+    at_once([functools.partial(buy, user) for user in users])
 
 
 @pytest.mark.parametrize("by", ["payment", "membership"])
@@ -267,9 +266,7 @@ def test_every_order_of_locks_ends_in_the_right_amounts(
                 return
             _convert(host, user, payment)
 
-        def refund(
-            chance: random.Random, payments: t.Any = payments, known: t.Any = known
-        ) -> None:
+        def refund(chance: random.Random, payments: t.Any = payments, known: t.Any = known) -> None:
             user, payment = chance.choice(payments)
             number = chance.randrange(3)
             known[payment].refunds[str(number)] = Fraction(number + 1, 7)
@@ -324,7 +321,7 @@ def test_every_order_of_locks_ends_in_the_right_amounts(
                 chance.choice(actions)(chance)
 
         seeds = [chance.randrange(2**32) for _ in range(threads)]
-        at_once([lambda seed=seed: run(seed) for seed in seeds])  # type: ignore[misc]
+        at_once([functools.partial(run, seed) for seed in seeds])
         for user, payment in payments:
             # Purchases that came before their sign-up were not referred then.
             _convert(host, user, payment)

@@ -483,9 +483,9 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
             row = found.rewards[key]
             assert reward.id in (None, row.id)
             reward.id = row.id
-            assert _state(row) == dataclasses.replace(
-                reward, in_review=False, voided=False
-            ), f"\n{row}\n{reward}"
+            assert _state(row) == dataclasses.replace(reward, in_review=False, voided=False), (
+                f"\n{row}\n{reward}"
+            )
         assert {
             user: (row.referrer_user_id, row.bonus_cents) for user, row in found.conversions.items()
         } == self.model.conversions
