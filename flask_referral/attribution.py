@@ -18,6 +18,7 @@ from . import signals
 from .clicks import Touch
 from .clock import as_utc
 from .clock import SKEW
+from .db import sql
 from .errors import AttributionRefused
 from .errors import UnknownUser
 from .results import Attribution
@@ -117,6 +118,10 @@ def reattribute(
         raise AttributionRefused(f"The code {code!r} is the user's own, and nobody refers himself.")
     if found.bound_code == code:
         raise AttributionRefused(f"The user is bound to the code {code!r} already.")
+    # A purchase locks the binding, too: whether there was one is asked once it is locked.
+    sql.begin_writing(models.connection(db))
+    binding = sa.select(click.c.id).where(click.c.referred_user_id == user_id)
+    _run(db, models, binding.with_for_update())
     converted = sa.select(sa.literal(1)).where(conversion.referred_user_id == user_id)
     if _run(db, models, converted).first() is not None:
         raise AttributionRefused(

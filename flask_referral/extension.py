@@ -16,6 +16,7 @@ from flask_sqlalchemy import SQLAlchemy
 from . import cli
 from . import wallet
 from .conversions.payment import HOST
+from .db.models import bind_key_of
 from .db.models import build_models
 from .db.models import declare_wallet_index
 from .db.models import Models
@@ -125,7 +126,7 @@ class Referral(Program):
                     "SQLALCHEMY_BINDS does not name; add it there."
                 )
             _check_dialect(db.engines[models.bind_key].dialect)
-        wallet_table = None if wallet_model is None else _wallet_table(wallet_model)
+        wallet_table = None if wallet_model is None else _wallet_table(db, models, wallet_model)
         self._states[app] = State(
             settings=settings,
             db=db,
@@ -262,8 +263,15 @@ def _check_dialect(dialect: sa.Dialect) -> None:
             )
 
 
-def _wallet_table(wallet_model: t.Any) -> sa.Table:
+def _wallet_table(db: SQLAlchemy, models: Models, wallet_model: t.Any) -> sa.Table:
     table = table_of(wallet_model, "wallet_model")
+    bind_key = bind_key_of(db, table)
+    if bind_key != models.bind_key:
+        raise ConfigurationError(
+            f"The wallet table {table.fullname!r} is in the database {bind_key or 'default'!r} and "
+            f"the users in {models.bind_key or 'default'!r}, but a bonus and its purchase are "
+            "stored in one transaction; put both into one database (__bind_key__)."
+        )
     missing = set(wallet.COLUMNS) - {column.name for column in table.columns}
     if missing:
         raise ConfigurationError(

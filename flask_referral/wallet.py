@@ -56,18 +56,6 @@ class Entry:
     metadata: dict[str, t.Any] = dataclasses.field(default_factory=dict)
 
 
-def refuse_autocommit(db: sa.Connection) -> None:
-    """Refuse to begin what could be stored by halves.
-
-    :raises ReferralError: where each statement is a transaction of its own.
-    """
-    if sql.is_autocommit(db):
-        raise ReferralError(
-            "A wallet cannot be credited in AUTOCOMMIT, where a conversion could be stored "
-            "without its credit; use a session with the default isolation level."
-        )
-
-
 def lock(
     db: sa.Connection,
     models: Models,
@@ -141,24 +129,20 @@ def lockable(models: Models, dialect: str) -> sa.ColumnElement[bool]:
 def credit(db: sa.Connection, table: sa.Table, entries: t.Sequence[Entry]) -> None:
     """Write rows that wallets gain by. One statement. The wallets have to be locked.
 
-    :raises WalletRefused: where a rule of the wallet's own says no. The transaction cannot be
-        committed then: PostgreSQL would store nothing of it, and not say so.
+    :raises WalletRefused: where a rule of the wallet's own says no.
     """
     try:
         db.execute(_rows(db, table, entries))
     except sa.exc.DBAPIError as error:
         if not _is_refusal(error):
             raise
-        if db.dialect.name == "postgresql":
-            # A commit() of whoever swallows this has to fail.
-            db.invalidate(error)
         rule = str(error.orig).strip().splitlines()[0]
         raise WalletRefused(
             f"The wallet {table.fullname!r} refused a credit of {entries[0].amount_cents} cents to "
-            f"user {entries[0].user_id}: {rule}. Nothing of this transaction is stored, the host's "
-            "order included: roll back, let the rule take rows of type 'referral_bonus' and "
-            "'adjustment' (flask referral doctor helps), and repeat it; or store the order alone "
-            "and make good later with flask referral convert."
+            f"user {entries[0].user_id}: {rule}. Nothing of this transaction (or "
+            "savepoint) can be stored, the host's order included: roll back, let the rule take "
+            "rows of type 'referral_bonus' and 'adjustment' (flask referral doctor helps), and "
+            "repeat it; or store the order alone and make good later with flask referral convert."
         ) from error
 
 

@@ -112,8 +112,9 @@ class Application:
                     # Not create_all(), which makes our index on the wallet too.
                     connection.execute(sa.schema.CreateTable(table))
             if self.Wallet is not None:
-                sqlite = self.db.engine.dialect.name == "sqlite"
-                with self.db.engine.begin() as connection:
+                engine = self.db.engines[table_of(self.Wallet, "").metadata.info.get("bind_key")]
+                sqlite = engine.dialect.name == "sqlite"
+                with engine.begin() as connection:
                     connection.exec_driver_sql(SQLITE_TRIGGER if sqlite else POSTGRESQL_TRIGGER)
 
 
@@ -171,6 +172,7 @@ def make_application(
     wallet: bool = True,
     schema: str | None = None,
     positive_wallet: bool = False,
+    bind_key: str | None = None,
     **config: t.Any,
 ) -> Application:
     """Build an application whose tables do not exist yet; see :func:`make_host`."""
@@ -179,11 +181,14 @@ def make_application(
 
     class User(db.Model):  # type: ignore[name-defined,misc]
         __tablename__ = "users"
+        __bind_key__ = bind_key
         id = key_column(key)
         name = sa.Column(sa.Text)
         created_at = sa.Column(sa.DateTime(timezone=True), server_default=sa.func.now())
 
-    wallet_model = make_wallet(db, User, positive=positive_wallet) if wallet else None
+    wallet_model = None
+    if wallet:
+        wallet_model = make_wallet(db, User, positive=positive_wallet, bind_key=bind_key)
     app = Flask("host")
     app.config.update(
         {"SQLALCHEMY_DATABASE_URI": url, "SECRET_KEY": "for tests only", "TESTING": True}
@@ -204,8 +209,9 @@ def make_host(
     """Build a host whose tables do not exist yet.
 
     :param options: ``key``, one of :data:`KEYS`; ``convention``, whether the host's metadata has
-        a naming convention; ``wallet``, whether it has one; ``schema``, its metadata's; and
-        settings of the application.
+        a naming convention; ``wallet``, whether it has one; ``schema``, its metadata's;
+        ``bind_key``, the name of the database of users and wallet; and settings of the
+        application.
     """
     host = make_application(url, **options)
     referral = Referral()
@@ -222,15 +228,19 @@ def make_host(
     return made
 
 
-def make_wallet(db: SQLAlchemy, user: t.Any, *, positive: bool = False) -> t.Any:
+def make_wallet(
+    db: SQLAlchemy, user: t.Any, *, positive: bool = False, bind_key: str | None = None
+) -> t.Any:
     """Declare ``wallet_transactions`` as a host has it.
 
     :param positive: whether a balance may not go below zero.
+    :param bind_key: the name of its database.
     """
     own_rules = [sa.CheckConstraint("balance_after_cents >= 0", name="balance")] if positive else []
 
     class WalletTransaction(db.Model):  # type: ignore[name-defined,misc]
         __tablename__ = "wallet_transactions"
+        __bind_key__ = bind_key
         id = sa.Column(sa.Integer, primary_key=True)
         user_id = sa.Column(user.id.type, sa.ForeignKey(user.id, ondelete="CASCADE"))
         amount_cents = sa.Column(sa.Integer, nullable=False)

@@ -24,6 +24,7 @@ from ..results import ConversionReason
 from ..results import Purchase
 from ..results import Reward
 from ..results import RewardPolicy
+from . import claims
 from . import facts
 from . import reversals
 from . import rewards
@@ -35,6 +36,7 @@ from .rewards import Row
 from .store import count_since
 from .store import Look
 from .store import look_up
+from .store import new_conversion
 from .store import store
 from .transaction import Transaction
 
@@ -51,16 +53,14 @@ _WAITING = {
 class Outcome:
     """What :func:`convert` did, as plain rows.
 
-    :param conversion_id: of the referred user's conversion, or None.
-    :param stored: the columns of the conversion, where this call stored it.
+    :param conversion: the columns of the referred user's conversion, or None.
     """
 
     reason: ConversionReason
-    conversion_id: uuid.UUID | None = None
+    conversion: dict[str, t.Any] | None = None
     rewards: tuple[Row, ...] = ()
     created: bool = False
     bonus_cents: int = 0
-    stored: dict[str, t.Any] | None = None
 
 
 def convert(
@@ -80,36 +80,34 @@ def convert(
     :raises ReferralError: for a bonus that cannot be stored.
     :raises WalletRefused: where the wallet's own rules refuse the credit.
     """
-    claim: facts.Claim | None = None
+    provider, payment_id = payment.provider, payment.id
+    reward_id = uuid.uuid4()
+    claim: claims.Claim | None = None
     for _ in range(ATTEMPTS):
         look = look_up(tx, referred_id, payment)
         purchase = _purchase(look, referred_id, payment)
-        refusal = _refusal(tx, look, purchase, payment, is_claimed=claim is not None)
-        reward = None
-        if refusal is None:
-            reward = _reward(purchase, tx, policy, bonus_cents)
-            if reward.referrer_cents == 0 and reward.referred_cents == 0:
-                refusal = Outcome(ConversionReason.no_bonus)
+        refusal = _refusal(tx, look, purchase, payment)
         if refusal is not None:
-            if claim is not None:
-                facts.set_reward(tx, payment.provider, payment.id, None)
             return refusal
-        assert reward is not None
+        reward = _reward(purchase, tx, policy, bonus_cents)
+        if reward.referrer_cents == 0 and reward.referred_cents == 0:
+            return Outcome(ConversionReason.no_bonus)
         if claim is None:
             tx.refuse_autocommit()
-            reward_id = uuid.uuid4()
-            claim = facts.claim_payment(
-                tx, payment.provider, payment.id, payment.membership_id, reward_id
-            )
+            claim = claims.claim(tx, provider, payment_id, payment.membership_id, reward_id)
             if claim.reward_id not in (None, reward_id):
                 # Somebody else was faster.
                 return _known(tx, look_up(tx, referred_id, payment), payment)
         beneficiaries = [look.referrer_id, referred_id][: 2 if reward.referred_cents else 1]
-        wallet.lock(tx.db, tx.models, beneficiaries, may_lock_rows=look.may_lock_rows)
-        rows = _rows(tx, look, purchase, reward, reward_id, now)
-        owes = store(tx, look, payment, rows)
-        if owes is not None:
-            return _settle(tx, look, payment, claim, rows, owes=owes, now=now)
+        with tx.all_or_nothing():
+            wallet.lock(tx.db, tx.models, beneficiaries, may_lock_rows=look.may_lock_rows)
+            rows = _rows(tx, look, purchase, reward, reward_id, now)
+            owes = store(tx, look, payment, rows)
+            if owes is not None:
+                return _settle(tx, look, payment, claim, rows, owes=owes, now=now)
+        # Whatever the policy says next, or raises: a claim without a reward must not stay.
+        claims.set_reward(tx, provider, payment_id, None)
+        claim = claim._replace(was_known=True)
     raise ReferralError(
         f"The referral of user {referred_id!r} changed {ATTEMPTS} times while payment "
         f"{payment.id!r} was converted; roll back and try again."
@@ -133,11 +131,9 @@ def _purchase(look: Look, referred_id: t.Any, payment: Payment) -> Purchase:
     )
 
 
-def _refusal(
-    tx: Transaction, look: Look, purchase: Purchase, payment: Payment, *, is_claimed: bool
-) -> Outcome | None:
+def _refusal(tx: Transaction, look: Look, purchase: Purchase, payment: Payment) -> Outcome | None:
     """Return why a payment earns nothing, before the policy is asked."""
-    if not is_claimed and facts.rewarded_by(look.outcome) is not None:
+    if claims.rewarded_by(look.outcome) is not None:
         return _known(tx, look, payment)
     if look.referrer_id is None:
         return Outcome(ConversionReason.not_referred)
@@ -157,12 +153,13 @@ def _known(tx: Transaction, look: Look, payment: Payment) -> Outcome:
     if first is None:
         return dataclasses.replace(_already(look), rewards=rows)
     reason = ConversionReason.already_converted
-    return Outcome(reason, first.conversion_id, rows, False, first.cents)
+    return Outcome(reason, look.conversion, rows, False, first.cents)
 
 
 def _already(look: Look) -> Outcome:
     reason = ConversionReason.already_converted
-    return Outcome(reason, look.conversion_id, bonus_cents=look.conversion_cents or 0)
+    bonus_cents = 0 if look.conversion is None else look.conversion["bonus_cents"]
+    return Outcome(reason, look.conversion, bonus_cents=bonus_cents)
 
 
 def _reward(
@@ -213,7 +210,7 @@ def _rows(
     is_paid = status is RewardStatus.credited
     row = Row(
         id=reward_id,
-        conversion_id=look.conversion_id or reward_id,
+        conversion_id=reward_id if look.conversion is None else look.conversion["id"],
         user_id=look.referrer_id,
         referred_user_id=purchase.referred_id,
         role=RewardRole.referrer,
@@ -253,7 +250,7 @@ def _settle(
     tx: Transaction,
     look: Look,
     payment: Payment,
-    claim: facts.Claim,
+    claim: claims.Claim,
     rows: list[Row],
     *,
     owes: bool,
@@ -293,29 +290,17 @@ def _settle(
                 ),
             )
     if claim.was_known:
-        facts.set_reward(tx, provider, payment_id, first.id)
+        claims.set_reward(tx, provider, payment_id, first.id)
     if claim.has_waiting:
         facts.adopt(tx, provider, payment.membership_id, payment_id)
+        claims.set_waiting(tx, provider, payment.membership_id, False)
     if claim.was_known or claim.has_waiting:
         rows = reversals.reconcile(tx, rows).rows
     paid = ConversionReason.converted if first.number == 1 else ConversionReason.renewed
-    stored = None
-    if look.conversion_id is None:
-        stored = {
-            "id": first.conversion_id,
-            "referrer_user_id": first.user_id,
-            "referred_user_id": first.referred_user_id,
-            "referral_code": look.code,
-            "whop_membership_id": payment.membership_id,
-            "bonus_cents": first.cents,
-            "converted_at": first.created_at,
-            "metadata_": payment.metadata or None,
-        }
     return Outcome(
         _WAITING.get(first.status, paid),
-        first.conversion_id,
+        look.conversion or new_conversion(look, payment, first),
         tuple(rows),
         True,
         first.cents,
-        stored,
     )

@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import typing as t
 
+from sqlalchemy.orm.util import identity_key
+
 from ..db.models import attach
+from ..db.models import M
 from ..results import ConversionResult
 from ..results import ReversalResult
 from . import convert
 from . import reversals
 from .transaction import Transaction
 
-if t.TYPE_CHECKING:
-    import uuid
-
-    from ..db.models import ReferralConversionMixin
-    from ..db.models import ReferralRewardMixin
-
 
 def conversion_result(tx: Transaction, outcome: convert.Outcome) -> ConversionResult:
-    """Return a conversion with its mapped objects.
-
-    Those that were stored just now are not asked for again.
-    """
-    session, models = tx.session, tx.models
-    rewards: tuple[ReferralRewardMixin, ...]
-    conversion: ReferralConversionMixin | None
-    if outcome.created:
-        rewards = tuple(
-            attach(session, models.ReferralReward, **row.values()) for row in outcome.rewards
-        )
-    else:
-        loaded = (session.get(models.ReferralReward, row.id) for row in outcome.rewards)
-        rewards = tuple(reward for reward in loaded if reward is not None)
-    if outcome.stored is not None:
-        conversion = attach(session, models.ReferralConversion, **outcome.stored)
-    else:
-        conversion = _conversion(tx, outcome.conversion_id)
+    """Return a conversion with its mapped objects; nothing is read again for them."""
+    models = tx.models
+    conversion = None
+    if outcome.conversion is not None:
+        conversion = _entity(tx, models.ReferralConversion, outcome.conversion)
+    rewards = tuple(_entity(tx, models.ReferralReward, row.values()) for row in outcome.rewards)
     return ConversionResult(
         outcome.reason, conversion, rewards, outcome.created, outcome.bonus_cents
     )
@@ -44,9 +29,11 @@ def conversion_result(tx: Transaction, outcome: convert.Outcome) -> ConversionRe
 
 def reversal_result(tx: Transaction, outcome: reversals.Outcome) -> ReversalResult:
     """Return a reversal with its mapped conversion."""
-    conversion = _conversion(tx, outcome.conversion_id)
+    id = outcome.conversion_id
+    conversion = None if id is None else tx.session.get(tx.models.ReferralConversion, id)
     return ReversalResult(outcome.reason, conversion, outcome.cents, outcome.shortfall_cents)
 
 
-def _conversion(tx: Transaction, id: uuid.UUID | None) -> ReferralConversionMixin | None:
-    return None if id is None else tx.session.get(tx.models.ReferralConversion, id)
+def _entity(tx: Transaction, model: type[M], values: dict[str, t.Any]) -> M:
+    known: M | None = tx.session.identity_map.get(identity_key(model, values["id"]))
+    return attach(tx.session, model, **values) if known is None else known

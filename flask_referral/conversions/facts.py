@@ -2,7 +2,7 @@
 
 Facts arrive in any order, more than once, and before the payment they belong to. Each is kept
 once in ``referral_events``, and how much of a reward is to be taken back is computed from all of
-them (:func:`due_back`), so that every order of arrival ends in the same amount.
+them (:meth:`Facts.due_back`), so that every order of arrival ends in the same amount.
 
 A payment is named by its provider and the provider's id. A fact that names only a membership
 belongs to the payment that earned something for it; where there is none yet, it waits under the
@@ -16,14 +16,13 @@ import datetime as dt
 import enum
 import fractions
 import typing as t
-import uuid
 
 import sqlalchemy as sa
 
 from ..clock import as_utc
 from ..db import sql
 from ..db.models import Models
-from ..errors import ReferralError
+from .payment import cleaned_text
 from .rewards import Row
 from .transaction import Transaction
 
@@ -31,9 +30,9 @@ from .transaction import Transaction
 class Kind(enum.StrEnum):
     """What a row of ``referral_events`` that is no delivery says."""
 
-    #: This payment is known; the outcome tells whether it earned a reward.
+    #: This payment is known; see :mod:`~flask_referral.conversions.claims`.
     payment = enum.auto()
-    #: This membership is known; the outcome tells whether facts wait for its payment.
+    #: This membership is known.
     membership = enum.auto()
     refund = enum.auto()
     #: Also a dispute that was lost or closed: the money is gone either way.
@@ -46,11 +45,9 @@ class Kind(enum.StrEnum):
     release = enum.auto()
 
 
-#: Known, and has not earned anything.
-KNOWN = "known"
-#: Facts wait for the payment of this membership.
-WAITING = "waiting"
-_REWARDED = "rewarded:"
+#: The kinds that tell of one dispute.
+DISPUTES = (Kind.dispute_opened, Kind.dispute_won)
+_KEPT = tuple(kind for kind in Kind if kind not in (Kind.payment, Kind.membership))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,92 +75,28 @@ class Fact:
     occurred_at: dt.datetime
 
 
-class Claim(t.NamedTuple):
-    """What is known of a payment and its membership, both locked until the transaction ends."""
-
-    #: The referrer's reward that the payment earned, or None.
-    reward_id: uuid.UUID | None
-    #: Whether the payment was known before, with or without a reward.
-    was_known: bool
-    #: Whether facts wait under the membership.
-    has_waiting: bool
-
-
-def claim_payment(
-    tx: Transaction, provider: str, payment_id: str, membership_id: str, reward_id: uuid.UUID
-) -> Claim:
-    """Claim a payment for a reward, and keep others from it. One statement.
-
-    The insert cannot happen twice: the reward that is stored is ``reward_id`` for one caller only.
-    The membership's row is locked first, as by facts that name only the membership.
-    """
-    found = _claim_both(
-        tx.db,
-        tx.models,
-        new_provider=provider,
-        new_payment=payment_id,
-        new_membership=membership_id,
-        new_outcome=f"{_REWARDED}{reward_id}",
-    )
-    outcomes = {row.kind: row.outcome for row in found}
-    stored = rewarded_by(outcomes[Kind.payment])
-    return Claim(stored, stored != reward_id, outcomes[Kind.membership] == WAITING)
-
-
-def lock_payment(tx: Transaction, provider: str, payment_id: str) -> None:
-    """Make a payment known, and keep others from it. One statement."""
-    _claim(tx.db, tx.models, new_kind=Kind.payment, new_provider=provider, new_id=payment_id)
-
-
-def lock_membership(tx: Transaction, provider: str, membership_id: str) -> None:
-    """Make a membership known, and keep others from it. One statement."""
-    _claim(tx.db, tx.models, new_kind=Kind.membership, new_provider=provider, new_id=membership_id)
-
-
-def set_reward(
-    tx: Transaction, provider: str, payment_id: str, reward_id: uuid.UUID | None
-) -> None:
-    """Say which reward a claimed payment earned, or that it earned none. One statement."""
-    outcome = KNOWN if reward_id is None else f"{_REWARDED}{reward_id}"
-    _set_outcome(
-        tx.db,
-        tx.models,
-        row_kind=Kind.payment,
-        row_provider=provider,
-        row_id=payment_id,
-        new_outcome=outcome,
-    )
-
-
-def rewarded_by(outcome: str | None) -> uuid.UUID | None:
-    """Return the reward that the outcome of a payment tells of, or None."""
-    if outcome is None or not outcome.startswith(_REWARDED):
-        return None
-    return uuid.UUID(outcome.removeprefix(_REWARDED))
-
-
 def record(tx: Transaction, fact: Fact) -> bool:
-    """Keep a fact; return whether it is news.
+    """Keep a fact; return whether it is news. One statement.
 
     A dispute's states are in the order in which they occurred, so a later one of a kind replaces
-    an earlier one.
-
-    :raises ReferralError: for a part of a bonus without a refund's id, where one was taken back
-        before: it cannot be told from a repetition.
+    an earlier one. A refund of everything replaces one of a part, where neither has an id.
     """
-    by_membership = fact.payment_id is None
-    subject = fact.membership_id if by_membership else fact.payment_id
-    assert subject is not None
+    if fact.payment_id is None:
+        assert fact.membership_id is not None
+        reference, event_id = fact.id, _event_id("m", fact.membership_id, fact.id or "")
+    else:
+        reference = fact.payment_id if fact.id is None else fact.id
+        event_id = _event_id("p", fact.payment_id, reference)
     new = _record(
         tx.db,
         tx.models,
         new_provider=fact.provider,
         new_kind=fact.kind,
-        new_id=_event_id(subject, fact.id, by_membership=by_membership),
+        new_id=event_id,
         new_payment=fact.payment_id,
         new_membership=fact.membership_id,
-        new_reference=fact.id,
-        new_reason=fact.reason,
+        new_reference=reference,
+        new_reason=cleaned_text(fact.reason),
         new_amount=fact.amount_cents,
         new_base=fact.base_cents,
         new_occurred_at=fact.occurred_at,
@@ -171,39 +104,11 @@ def record(tx: Transaction, fact: Fact) -> bool:
     return new is not None
 
 
-def payment_of(tx: Transaction, fact: Fact) -> str | None:
-    """Return the payment that a refund or dispute of this id was kept for, or None.
-
-    A dispute's end is about the payment that it began with, whatever was paid since.
-    """
-    disputes = (Kind.dispute_opened, Kind.dispute_won)
-    found: str | None = _of_membership(
-        tx.db,
-        tx.models,
-        provider=fact.provider,
-        membership=fact.membership_id,
-        kinds=disputes if fact.kind in disputes else (fact.kind,),
-        reference=fact.id,
-    ).scalar()
-    return found
-
-
-def wait(tx: Transaction, fact: Fact) -> None:
-    """Say that facts wait under a membership. One statement."""
-    _set_outcome(
-        tx.db,
-        tx.models,
-        row_kind=Kind.membership,
-        row_provider=fact.provider,
-        row_id=fact.membership_id,
-        new_outcome=WAITING,
-    )
-
-
 def adopt(tx: Transaction, provider: str, membership_id: str, payment_id: str) -> None:
     """Move the facts that wait under a membership to its payment."""
-    for row in _waiting(tx.db, tx.models, provider=provider, membership=membership_id).all():
-        _drop(tx.db, tx.models, row_provider=provider, row_kind=row.kind, row_id=row.event_id)
+    waiting = _take_waiting(tx.db, tx.models, provider=provider, membership=membership_id).all()
+    for row in waiting:
+        # Some may have come by the payment's id too.
         record(
             tx,
             Fact(
@@ -211,21 +116,29 @@ def adopt(tx: Transaction, provider: str, membership_id: str, payment_id: str) -
                 provider=provider,
                 payment_id=payment_id,
                 membership_id=membership_id,
-                id=row.reference or payment_id,
+                id=row.reference,
                 reason=row.outcome,
                 amount_cents=row.amount_cents,
                 base_cents=row.base_cents,
                 occurred_at=as_utc(row.occurred_at),
             ),
         )
-    _set_outcome(
+
+
+def payment_of(tx: Transaction, fact: Fact) -> str | None:
+    """Return the payment that a fact about a membership is about, or None. One statement.
+
+    It is the one that other facts of the same refund or dispute are about, else the newest that
+    qualified.
+    """
+    return _payment_of(
         tx.db,
         tx.models,
-        row_kind=Kind.membership,
-        row_provider=provider,
-        row_id=membership_id,
-        new_outcome=KNOWN,
-    )
+        provider=fact.provider,
+        membership=fact.membership_id,
+        kinds=DISPUTES if fact.kind in DISPUTES else (fact.kind,),
+        reference=fact.id,
+    ).scalar()
 
 
 class Facts:
@@ -270,7 +183,7 @@ class Facts:
     def _has_open_dispute(self) -> bool:
         opened, won = (
             {fact.reference: as_utc(fact.occurred_at) for fact in self._rows if fact.kind == kind}
-            for kind in (Kind.dispute_opened, Kind.dispute_won)
+            for kind in DISPUTES
         )
         return any(id not in won or won[id] < at for id, at in opened.items())
 
@@ -280,97 +193,9 @@ def of_payment(tx: Transaction, provider: str, payment_id: str) -> Facts:
     return Facts(_facts(tx.db, tx.models, provider=provider, payment=payment_id).all())
 
 
-def cents(part: fractions.Fraction, of_cents: int) -> int:
-    """Return a part of an amount, rounded half up."""
-    return int(part * of_cents + fractions.Fraction(1, 2))
-
-
-def refuse_ambiguous(fact: Fact) -> None:
-    """Refuse a part of a bonus that may be a repetition or a second one.
-
-    :raises ReferralError: always.
-    """
-    raise ReferralError(
-        f"A refund of {fact.amount_cents} cents cannot be told from the one before: pass "
-        "refund_id, the provider's id of each refund. Nothing was changed."
-    )
-
-
-def _event_id(subject: str, id: str | None, *, by_membership: bool = False) -> str:
+def _event_id(prefix: str, subject: str, reference: str) -> str:
     # The length makes it unambiguous: both ids come from outside and may hold any character.
-    return f"{'m' if by_membership else 'p'}{len(subject)}:{subject}:{'' if id is None else id}"
-
-
-def _key(models: Models) -> sa.ColumnElement[bool]:
-    event = models.ReferralEvent.__table__.c
-    return sa.and_(
-        event.provider == sql.parameter("row_provider", event.provider),
-        event.kind == sql.parameter("row_kind", event.kind),
-        event.event_id == sql.parameter("row_id", event.event_id),
-    )
-
-
-def _upsert(models: Models, dialect: str, rows: list[dict[str, t.Any]]) -> t.Any:
-    event = models.ReferralEvent.__table__
-    # Not DO NOTHING: the update that changes nothing takes the row's lock and returns the row.
-    return (
-        sql.insert(dialect, event)
-        .values(rows)
-        .on_conflict_do_update(
-            index_elements=[event.c.provider, event.c.kind, event.c.event_id],
-            set_={"outcome": event.c.outcome},
-        )
-        .returning(event.c.kind, event.c.outcome)
-    )
-
-
-@sql.statement
-def _claim_both(models: Models, dialect: str) -> t.Any:
-    membership, payment = _new("membership"), _new("payment")
-    common = {"provider": _new("provider"), "membership_id": membership}
-    return _upsert(
-        models,
-        dialect,
-        [
-            {
-                **common,
-                "kind": sa.literal_column(f"'{Kind.membership}'"),
-                "event_id": membership,
-                "payment_id": sa.null(),
-                "outcome": sa.literal_column(f"'{KNOWN}'"),
-            },
-            {
-                **common,
-                "kind": sa.literal_column(f"'{Kind.payment}'"),
-                "event_id": payment,
-                "payment_id": payment,
-                "outcome": _new("outcome"),
-            },
-        ],
-    )
-
-
-@sql.statement
-def _claim(models: Models, dialect: str) -> t.Any:
-    row = {
-        "provider": _new("provider"),
-        "kind": _new("kind"),
-        "event_id": _new("id"),
-        "outcome": sa.literal_column(f"'{KNOWN}'"),
-    }
-    return _upsert(models, dialect, [row])
-
-
-def _new(name: str) -> sa.BindParameter[str]:
-    # A name of its own: those of columns are taken in an INSERT.
-    return sa.bindparam(f"new_{name}", type_=sa.Text())
-
-
-@sql.statement
-def _set_outcome(models: Models, dialect: str) -> sa.Update:
-    event = models.ReferralEvent.__table__
-    new = sa.bindparam("new_outcome", type_=sa.Text())
-    return sa.update(event).where(_key(models)).values(outcome=new)
+    return f"{prefix}{len(subject)}:{subject}:{reference}"
 
 
 @sql.statement
@@ -389,50 +214,73 @@ def _record(models: Models, dialect: str) -> t.Any:
         "occurred_at": "occurred_at",
     }
     values = {
-        column: sql.parameter(f"new_{name}", event.c[column]) for column, name in columns.items()
+        # A name of its own: those of columns are taken in an INSERT.
+        column: sql.parameter(f"new_{name}", event.c[column])
+        for column, name in columns.items()
     }
     insert = sql.insert(dialect, event).values(values)
-    disputes = (Kind.dispute_opened, Kind.dispute_won)
+    new = insert.excluded
+    has_no_id = sa.func.coalesce(event.c.reference, "") == sa.func.coalesce(event.c.payment_id, "")
+    is_news = sa.or_(
+        sa.and_(event.c.kind.in_(DISPUTES), event.c.occurred_at < new.occurred_at),
+        sa.and_(has_no_id, event.c.amount_cents.is_not(None), new.amount_cents.is_(None)),
+    )
     return insert.on_conflict_do_update(
         index_elements=[event.c.provider, event.c.kind, event.c.event_id],
-        set_={"occurred_at": insert.excluded.occurred_at},
-        where=sa.and_(
-            event.c.kind.in_(disputes), event.c.occurred_at < insert.excluded.occurred_at
-        ),
+        set_={
+            "occurred_at": new.occurred_at,
+            "amount_cents": new.amount_cents,
+            "base_cents": new.base_cents,
+        },
+        where=is_news,
     ).returning(event.c.event_id)
 
 
 @sql.statement
-def _of_membership(models: Models, dialect: str) -> sa.Select[t.Any]:
-    event = models.ReferralEvent.__table__.c
-    kinds = sa.bindparam("kinds", type_=event.kind.type, expanding=True)
+def _payment_of(models: Models, dialect: str) -> sa.Select[t.Any]:
+    event, reward = models.ReferralEvent.__table__.c, models.ReferralReward.__table__.c
+    is_known = sa.exists().where(
+        event.provider == reward.provider,
+        event.payment_id == reward.payment_id,
+        event.kind.in_(sa.bindparam("kinds", type_=sa.Text(), expanding=True)),
+        event.reference == sql.parameter("reference", event.reference),
+    )
     return (
-        sa.select(event.payment_id)
+        sa.select(reward.payment_id)
         .where(
-            event.provider == sql.parameter("provider", event.provider),
-            event.membership_id == sql.parameter("membership", event.membership_id),
-            event.kind.in_(kinds),
-            event.reference == sql.parameter("reference", event.reference),
-            event.payment_id.is_not(None),
+            reward.provider == sql.parameter("provider", reward.provider),
+            reward.membership_id == sql.parameter("membership", reward.membership_id),
+        )
+        .order_by(
+            sa.case((is_known, 0), else_=1),
+            sa.case((reward.number == 1, 0), else_=1),
+            reward.created_at.desc(),
+            reward.id,
         )
         .limit(1)
     )
 
 
 @sql.statement
-def _waiting(models: Models, dialect: str) -> sa.Select[t.Any]:
-    event = models.ReferralEvent.__table__.c
-    return sa.select(models.ReferralEvent.__table__).where(
-        event.provider == sql.parameter("provider", event.provider),
-        event.membership_id == sql.parameter("membership", event.membership_id),
-        event.payment_id.is_(None),
-        event.kind.in_((Kind.refund, Kind.dispute_opened, Kind.dispute_won)),
+def _take_waiting(models: Models, dialect: str) -> t.Any:
+    event = models.ReferralEvent.__table__
+    return (
+        sa.delete(event)
+        .where(
+            event.c.provider == sql.parameter("provider", event.c.provider),
+            event.c.membership_id == sql.parameter("membership", event.c.membership_id),
+            event.c.payment_id.is_(None),
+            event.c.kind.in_((Kind.refund, *DISPUTES)),
+        )
+        .returning(
+            event.c.kind,
+            event.c.reference,
+            event.c.outcome,
+            event.c.amount_cents,
+            event.c.base_cents,
+            event.c.occurred_at,
+        )
     )
-
-
-@sql.statement
-def _drop(models: Models, dialect: str) -> sa.Delete:
-    return sa.delete(models.ReferralEvent.__table__).where(_key(models))
 
 
 @sql.statement
@@ -443,5 +291,5 @@ def _facts(models: Models, dialect: str) -> sa.Select[t.Any]:
     ).where(
         event.provider == sql.parameter("provider", event.provider),
         event.payment_id == sql.parameter("payment", event.payment_id),
-        event.kind.not_in((Kind.payment, Kind.membership)),
+        event.kind.in_(_KEPT),
     )

@@ -13,6 +13,7 @@ from ..db import sql
 from ..db.models import Models
 from ..db.models import RewardStatus
 from ..errors import ReferralError
+from . import claims
 from . import facts
 from . import reversals
 from . import rewards
@@ -79,8 +80,9 @@ def void(tx: Transaction, reward_id: uuid.UUID, now: dt.datetime) -> reversals.O
 
 
 def _credit(tx: Transaction, row: Row, now: dt.datetime) -> Row:
-    row = rewards.save(tx, row, status=RewardStatus.credited, credited_at=now)
-    rewards.credit(tx, [row])
+    with tx.all_or_nothing():
+        row = rewards.save(tx, row, status=RewardStatus.credited, credited_at=now)
+        rewards.credit(tx, [row])
     return row
 
 
@@ -96,7 +98,7 @@ def _decide(
     row = _get(rewards.by_ids(tx, [reward_id]), reward_id)
     tx.refuse_autocommit()
     # The payment before the wallet, as refunds do; the other way round they would deadlock.
-    facts.lock_payment(tx, row.provider, row.payment_id)
+    claims.lock_payment(tx, row.provider, row.payment_id)
     row = _get(rewards.lock(tx, [row]), reward_id)
     if row.status not in statuses:
         cure = _CURES.get(row.status, "; there is nothing left to decide")

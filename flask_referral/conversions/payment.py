@@ -18,6 +18,8 @@ HOST = "host"
 MOST_CENTS = 2**31 - 1
 LONGEST_ID = 255
 _DEEPEST = 32
+# Of whole numbers; what a double holds, as JSON's readers expect.
+_LARGEST = 10**308
 # NUL and lone surrogates, which JSON allows and databases refuse.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -71,7 +73,8 @@ def checked_payment(
         membership_id=membership_id,
         paid=paid,
         currency=None if paid is None else currency,
-        converted_cents=paid if currency == wallet_currency else None,
+        # Nothing is nothing in every currency.
+        converted_cents=paid if currency == wallet_currency or paid == 0 else None,
         metadata=checked_metadata(metadata),
     )
 
@@ -106,6 +109,11 @@ def checked_cents(value: t.Any, what: str, *, least: int, most: int = MOST_CENTS
     return int(value)
 
 
+def cleaned_text(text: str) -> str:
+    """Return a text without what databases refuse: NUL and lone surrogates."""
+    return _UNSTORABLE.sub("", text)
+
+
 def checked_metadata(value: t.Any) -> dict[str, t.Any]:
     """Return metadata as JSON that every database takes, or refuse it.
 
@@ -126,11 +134,14 @@ def _cleaned(value: t.Any, depth: int) -> t.Any:
     if depth == 0:
         raise ReferralError(f"metadata is nested more than {_DEEPEST} deep: pass a flatter dict.")
     if isinstance(value, str):
-        return _UNSTORABLE.sub("", value)
-    if isinstance(value, bool | int) or value is None:
+        return cleaned_text(value)
+    if (isinstance(value, bool | int) and abs(value) <= _LARGEST) or value is None:
         return value
     if isinstance(value, float | decimal.Decimal):
-        return float(value) if math.isfinite(value) else None
+        # A signaling NaN cannot become a float; a large Decimal becomes infinity.
+        is_nan = isinstance(value, decimal.Decimal) and value.is_nan()
+        number = math.nan if is_nan else float(value)
+        return number if math.isfinite(number) else None
     if isinstance(value, list | tuple):
         return [_cleaned(item, depth - 1) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import fractions
 import typing as t
 import uuid
 
-import sqlalchemy as sa
-
 from .. import signals
-from ..db import sql
-from ..db.models import Models
 from ..db.models import RewardRole
 from ..db.models import RewardStatus
+from ..errors import ReferralError
 from ..results import ReversalReason
+from . import claims
 from . import facts
 from . import rewards
 from .facts import Fact
@@ -55,14 +54,14 @@ def apply(tx: Transaction, fact: Fact) -> Outcome:
     :raises ReferralError: for an id that makes no sense, and for a part of a bonus that cannot be
         told from a repetition.
     """
-    for value, what in (
-        (fact.membership_id, "membership id"),
-        (fact.payment_id, "payment id"),
-        (fact.id, "id of a refund or dispute"),
-        (fact.provider, "provider"),
-    ):
+    checked_id(fact.provider, "provider")
+    if fact.membership_id is not None or fact.payment_id is None:
+        checked_id(fact.membership_id, "membership id")
+    for value, what in ((fact.payment_id, "payment id"), (fact.id, "id of a refund or dispute")):
         if value is not None:
             checked_id(value, what)
+    if not isinstance(fact.reason, str):
+        raise ReferralError(f"reason={fact.reason!r:.40} is no text: say why in a few words.")
     tx.refuse_autocommit()
     fact, is_news = _record(tx, fact)
     rows: list[Row] = []
@@ -71,11 +70,12 @@ def apply(tx: Transaction, fact: Fact) -> Outcome:
     conversion_id = rows[0].conversion_id if rows else None
     if not is_news:
         return Outcome(ReversalReason.already_reversed, conversion_id, rows=rows)
-    rows = rewards.lock(tx, rows) if rows else rows
-    if not rows:
-        # Not paid yet, or removed with the users.
-        return Outcome(ReversalReason.unknown_membership)
-    return reconcile(tx, rows)
+    with tx.all_or_nothing():
+        rows = rewards.lock(tx, rows) if rows else rows
+        if rows:
+            return reconcile(tx, rows)
+    # Not paid yet, or removed with the users.
+    return Outcome(ReversalReason.unknown_membership)
 
 
 def _record(tx: Transaction, fact: Fact) -> tuple[Fact, bool]:
@@ -83,31 +83,20 @@ def _record(tx: Transaction, fact: Fact) -> tuple[Fact, bool]:
 
     :return: the fact with its payment, where it has one, and whether it is news.
     """
-    has_id = fact.id is not None
     if fact.payment_id is None:
         assert fact.membership_id is not None
-        facts.lock_membership(tx, fact.provider, fact.membership_id)
-        payment_id = facts.payment_of(tx, fact) if has_id else None
-        if payment_id is None:
-            payment_id = _qualifying(
-                tx.db, tx.models, provider=fact.provider, membership=fact.membership_id
-            ).scalar()
-        if payment_id is None:
-            is_news = facts.record(tx, fact)
-            if is_news:
-                facts.wait(tx, fact)
-            elif fact.amount_cents is not None and not has_id:
-                facts.refuse_ambiguous(fact)
-            return fact, is_news
-        fact = dataclasses.replace(fact, payment_id=payment_id)
-    assert fact.payment_id is not None
-    payment_id = fact.payment_id
-    if not has_id:
-        fact = dataclasses.replace(fact, id=payment_id)
-    facts.lock_payment(tx, fact.provider, payment_id)
+        claims.lock_membership(tx, fact.provider, fact.membership_id)
+        fact = dataclasses.replace(fact, payment_id=facts.payment_of(tx, fact))
+    if fact.payment_id is not None:
+        claims.lock_payment(tx, fact.provider, fact.payment_id)
     is_news = facts.record(tx, fact)
-    if not is_news and not has_id and fact.amount_cents is not None:
-        facts.refuse_ambiguous(fact)
+    if not is_news and fact.id is None and fact.amount_cents is not None:
+        raise ReferralError(
+            f"A refund of {fact.amount_cents} cents cannot be told from the one before: pass "
+            "refund_id, the provider's id of each refund. Nothing was changed."
+        )
+    if is_news and fact.payment_id is None and fact.membership_id is not None:
+        claims.set_waiting(tx, fact.provider, fact.membership_id, True)
     return fact, is_news
 
 
@@ -138,11 +127,14 @@ def reconcile(tx: Transaction, rows: t.Sequence[Row]) -> Outcome:
 
 def _reconcile(tx: Transaction, row: Row, known: Facts, bonus_cents: int) -> Change:
     part = known.due_back(row, bonus_cents)
-    due = facts.cents(part, row.cents)
-    # One of 0 cents stays, and with it the conversion, until all is taken back.
-    is_gone = due >= row.cents if row.cents else part == 1
+    # Rounded half up.
+    due = int(part * row.cents + fractions.Fraction(1, 2))
+    # A reward of 0 cents is gone with its payment.
+    is_gone = due == row.cents if row.cents else part == 1
     if row.is_paid:
-        return _after_credit(tx, row, due, is_gone)
+        return _after_credit(
+            tx, row, due, RewardStatus.reversed if is_gone else RewardStatus.credited
+        )
     waiting = RewardStatus.held if known.is_in_review(row) else RewardStatus.pending
     return _before_maturity(tx, row, due, RewardStatus.void if is_gone else waiting)
 
@@ -161,12 +153,11 @@ def _before_maturity(tx: Transaction, row: Row, due: int, status: RewardStatus) 
     return Change(row, ReversalReason.nothing_to_reverse)
 
 
-def _after_credit(tx: Transaction, row: Row, due: int, is_gone: bool) -> Change:
+def _after_credit(tx: Transaction, row: Row, due: int, status: RewardStatus) -> Change:
     change = due - row.reversed_cents
     taken = rewards.take(tx, row, change) if change > 0 else change
     missing = max(0, change - taken)
     before = row.shortfall_cents
-    status = RewardStatus.reversed if is_gone else RewardStatus.credited
     if taken or missing != before or status is not row.status:
         row = rewards.save(
             tx,
@@ -182,19 +173,3 @@ def _after_credit(tx: Transaction, row: Row, due: int, is_gone: bool) -> Change:
         rewards.announce(tx, signals.conversion_reversed, row, cents=taken, shortfall_cents=missing)
         return Change(row, ReversalReason.reversed, taken)
     return Change(row, ReversalReason.nothing_to_reverse, taken)
-
-
-@sql.statement
-def _qualifying(models: Models, dialect: str) -> sa.Select[t.Any]:
-    """The payment that a fact about a membership is about: its newest that qualified."""
-    reward = models.ReferralReward.__table__.c
-    is_first = sa.case((reward.number == 1, 0), else_=1)
-    return (
-        sa.select(reward.payment_id)
-        .where(
-            reward.provider == sql.parameter("provider", reward.provider),
-            reward.membership_id == sql.parameter("membership", reward.membership_id),
-        )
-        .order_by(is_first, reward.created_at.desc(), reward.id)
-        .limit(1)
-    )

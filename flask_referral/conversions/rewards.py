@@ -27,7 +27,7 @@ from ..wallet import ADJUSTMENT
 from ..wallet import BONUS
 from .transaction import Transaction
 
-_CHANGING = ("reversed_cents", "shortfall_cents", "status", "available_at", "credited_at")
+_CHANGING = ("reversed_cents", "shortfall_cents", "status", "credited_at")
 _NAMES = {RewardRole.referrer: "Referral bonus", RewardRole.referred: "Welcome bonus"}
 
 

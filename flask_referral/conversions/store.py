@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import typing as t
-import uuid
 
 import sqlalchemy as sa
 
@@ -28,8 +27,8 @@ class Look:
     referrer_id: t.Any
     code: str | None
     may_lock_rows: bool
-    conversion_id: uuid.UUID | None
-    conversion_cents: int | None
+    #: The columns of the user's conversion, or None.
+    conversion: dict[str, t.Any] | None
     #: The highest number of a payment that is not taken back whole; 0 without one.
     last_number: int
     first_paid_at: dt.datetime | None
@@ -38,15 +37,17 @@ class Look:
 
 
 def look_up(tx: Transaction, referred_id: t.Any, payment: Payment) -> Look:
+    """Return what is known of a user who pays, and of the payment. One statement."""
     row = _look(
         tx.db, tx.models, referred=referred_id, provider=payment.provider, payment=payment.id
     ).one()
+    columns = tx.models.ReferralConversion.__table__.c
+    conversion = {key: getattr(row, f"{_OF_CONVERSION}{key}") for key in columns.keys()}  # noqa: SIM118
     return Look(
         referrer_id=row.referrer_user_id,
         code=row.referral_code,
         may_lock_rows=bool(row.may_lock_rows),
-        conversion_id=row.id,
-        conversion_cents=row.bonus_cents,
+        conversion=conversion if conversion["id"] is not None else None,
         last_number=row.number,
         first_paid_at=row.first_paid_at and as_utc(row.first_paid_at),
         outcome=row.outcome,
@@ -76,26 +77,42 @@ def store(tx: Transaction, look: Look, payment: Payment, rows: list[Row]) -> boo
         **{f"new_id_{row.role}": row.id for row in rows},
         **{f"new_cents_{row.role}": row.cents for row in rows},
     }
-    of_conversion = {
-        "new_conversion": first.conversion_id,
-        "new_membership": payment.membership_id,
-        "new_bonus": first.cents,
-        "new_metadata": payment.metadata or None,
-        "new_converted_at": first.created_at,
-    }
-    is_new = look.conversion_id is None
-    if is_new and tx.db.dialect.name == "sqlite":
-        # Which has no INSERT inside a WITH.
-        if _insert_conversion(tx.db, tx.models, **values, **of_conversion).first() is None:
-            return None
-        is_new = False
+    is_new = look.conversion is None
     if is_new:
-        values |= of_conversion
+        conversion = new_conversion(look, payment, first)
+        of_conversion = {f"made_{key}": conversion[key] for key in _MADE}
+        if tx.db.dialect.name != "sqlite":
+            values |= of_conversion
+        # Which has no INSERT inside a WITH.
+        elif _insert_conversion(tx.db, tx.models, **values, **of_conversion).first() is None:
+            return None
+        else:
+            is_new = False
     insert = _INSERTS[is_new, len(rows)]
     stored = insert(tx.db, tx.models, **values, **of_reward).all()
     return any(row.owes for row in stored) if stored else None
 
 
+def new_conversion(look: Look, payment: Payment, first: Row) -> dict[str, t.Any]:
+    """Return the columns of the conversion that a user's first payment makes.
+
+    :param first: the referrer's reward for it.
+    """
+    return {
+        "id": first.conversion_id,
+        "referrer_user_id": first.user_id,
+        "referred_user_id": first.referred_user_id,
+        "referral_code": look.code,
+        "whop_membership_id": payment.membership_id,
+        "bonus_cents": first.cents,
+        "converted_at": first.created_at,
+        "metadata_": payment.metadata or None,
+    }
+
+
+#: What a conversion has, apart from what comes from the bound click.
+_MADE = ("id", "whop_membership_id", "bonus_cents", "metadata_", "converted_at")
+_OF_CONVERSION = "conversion_"
 #: What all rewards of a payment have in common, apart from what comes from the bound click.
 _SHARED = (
     "provider",
@@ -143,8 +160,7 @@ def _look(models: Models, dialect: str) -> sa.Select[t.Any]:
             click.c.referrer_user_id,
             click.c.referral_code,
             wallet.lockable(models, dialect).label("may_lock_rows"),
-            conversion.c.id,
-            conversion.c.bonus_cents,
+            *(column.label(f"{_OF_CONVERSION}{key}") for key, column in conversion.c.items()),
             live.c.number,
             live.c.first_paid_at,
             outcome.scalar_subquery().label("outcome"),
@@ -206,14 +222,10 @@ def _bound(models: Models, dialect: str) -> t.Any:
 def _conversion_insert(models: Models, dialect: str, bound: t.Any) -> t.Any:
     conversion = models.ReferralConversion.__table__
     columns = {
-        "id": _typed("new_conversion", conversion.c.id, dialect),
+        **{key: _typed(f"made_{key}", conversion.c[key], dialect) for key in _MADE},
         "referrer_user_id": bound.c.referrer,
         "referred_user_id": bound.c.referred,
         "referral_code": bound.c.code,
-        "whop_membership_id": _typed("new_membership", conversion.c.whop_membership_id, dialect),
-        "bonus_cents": _typed("new_bonus", conversion.c.bonus_cents, dialect),
-        "metadata_": _typed("new_metadata", conversion.c.metadata_, dialect),
-        "converted_at": _typed("new_converted_at", conversion.c.converted_at, dialect),
     }
     # WHERE, lest SQLite takes ON for the beginning of a join.
     source = sa.select(*columns.values()).select_from(bound).where(sa.true())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import typing as t
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.orm import Session
+from sqlalchemy.orm import SessionTransaction
 
 from .. import signals
-from .. import wallet
+from ..db import sql
+from ..errors import ReferralError
 
 if t.TYPE_CHECKING:
     from blinker import NamedSignal
@@ -45,8 +49,39 @@ class Transaction:
 
         :raises ReferralError: where each statement is a transaction of its own.
         """
-        wallet.refuse_autocommit(self.db)
+        if sql.is_autocommit(self.db):
+            raise ReferralError(
+                "A wallet cannot be credited in AUTOCOMMIT, where a conversion could be stored "
+                "without its credit; use a session with the default isolation level."
+            )
+
+    @contextlib.contextmanager
+    def all_or_nothing(self) -> t.Iterator[None]:
+        """Let the transaction, or the savepoint that is open, only be rolled back after an error.
+
+        Whoever catches the error and commits would store a payment without its reward or a refund
+        that took nothing: SQLite keeps what came before the error, and PostgreSQL stores nothing
+        without saying so. Here the commit raises the error again.
+        """
+        try:
+            yield
+        except Exception as error:
+            self._refuse_commit(error)
+            raise
+
+    def _refuse_commit(self, error: Exception) -> None:
+        refused = _innermost(self.session)
+
+        def raise_error(session: Session) -> None:
+            if _innermost(session) is refused:
+                raise error
+
+        event.listen(self.session, "before_commit", raise_error)
 
     def announce(self, signal: NamedSignal, **values: t.Any) -> None:
         """Send a signal when the session's outermost transaction is committed, if it is."""
         signals.send_after_commit(self.session, signal, **values)
+
+
+def _innermost(session: Session) -> SessionTransaction | None:
+    return session.get_nested_transaction() or session.get_transaction()
