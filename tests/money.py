@@ -20,7 +20,7 @@ from .hosts import Host
 
 MONDAY = dt.datetime(2026, 3, 2, 12, tzinfo=dt.UTC)
 #: Seconds after which a thread is taken to hang.
-PATIENCE = 60
+PATIENCE = 120
 
 
 def refer(host: Host, referrer: t.Any) -> t.Any:

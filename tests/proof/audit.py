@@ -8,7 +8,7 @@ import typing as t
 
 import sqlalchemy as sa
 
-from flask_referral.conversions.facts import rewarded_by
+from flask_referral.conversions.claims import rewarded_by
 from flask_referral.db.models import GONE
 from flask_referral.db.models import PAID
 

@@ -68,11 +68,6 @@ class Fact:
             self.payment is not None or self.membership == other.membership
         )
 
-    def is_of_the_same(self, other: Fact) -> bool:
-        """Whether both are about the same refund or dispute of a membership."""
-        names = (self.provider, self.membership, self.id, self.is_dispute)
-        return names == (other.provider, other.membership, other.id, other.is_dispute)
-
 
 @dataclasses.dataclass
 class Reward:
@@ -240,28 +235,32 @@ class Model:
 
     def _meant(self, fact: Fact) -> str | None:
         """Return which payment of its membership a fact is about, if there is one."""
-        if fact.id is not None:
-            for other in self.facts:
-                if other.payment is not None and other.is_of_the_same(fact):
-                    return other.payment
         found = [
             one
             for one in self.rewards
             if (one.payment[0], one.membership) == (fact.provider, fact.membership)
         ]
-        # The one that qualified, the newest of several.
+        known = {
+            (other.provider, other.payment)
+            for other in self.facts
+            if fact.id is not None and (other.id, other.is_dispute) == (fact.id, fact.is_dispute)
+        }
+        # What the same refund or dispute was about before, else what qualified, the newest first.
         found.sort(key=lambda one: t.cast(t.Any, one.id))
         found.sort(key=lambda one: one.created_at, reverse=True)
-        found.sort(key=lambda one: one.number != 1)
+        found.sort(key=lambda one: (one.payment not in known, one.number != 1))
         return found[0].payment[1] if found else None
 
     def _keep(self, fact: Fact) -> bool:
         """Keep a fact; return whether it is news."""
         for other in self.facts:
             if fact.repeats(other):
-                is_later = fact.is_dispute and fact.at > other.at
-                other.at = max(fact.at, other.at)
-                return is_later
+                # Without ids of their own: a part, and then everything that is left.
+                is_rest = fact.id == fact.payment and fact.part is None and other.part is not None
+                if is_rest or (fact.is_dispute and fact.at > other.at):
+                    other.part, other.at = fact.part, fact.at
+                    return True
+                return False
         self.facts.append(fact)
         return True
 

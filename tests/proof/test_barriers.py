@@ -19,6 +19,7 @@ from flask import request
 
 from flask_referral import wallet
 from flask_referral.clock import as_utc
+from flask_referral.conversions import claims
 from flask_referral.conversions import facts
 from flask_referral.conversions import maturity
 from flask_referral.conversions import reversals
@@ -27,21 +28,21 @@ from flask_referral.results import Reward
 
 from ..conftest import MakeHost
 from ..hosts import Host
+from ..money import at_once
+from ..money import balance
+from ..money import PATIENCE
+from ..money import pool
+from ..money import refer
+from ..money import rows
+from ..money import transaction
 from ..visiting import browser
 from ..visiting import make_code
 from .audit import Audit
 from .audit import audit
 from .model import HALF
-from .sales import at_once
-from .sales import balance
-from .sales import begin
 from .sales import deliver
 from .sales import Job
 from .sales import listen
-from .sales import PATIENCE
-from .sales import pool
-from .sales import refer
-from .sales import wallet_rows
 
 #: threads and rounds
 SHORT = pytest.param(16, 3, id="short")
@@ -161,7 +162,7 @@ def test_without_the_lock_the_balance_goes_wrong(
     referrer = host.add_user()
     for _ in range(40):
         _buy_at_once(host, referrer, 16)
-        found = wallet_rows(host, referrer)
+        found = rows(host, referrer)
         if max(after for _, _, after in found) != sum(amount for _, amount, _ in found):
             return
     pytest.fail("the balance stayed right without the lock, so the test above shows nothing")
@@ -295,7 +296,7 @@ def test_every_order_of_locks_ends_in_the_right_amounts(
                     id="d",
                     occurred_at=at,
                 )
-                reversals.apply(begin(host), fact)
+                reversals.apply(transaction(host), fact)
                 host.db.session.commit()
 
         def host_books(chance: random.Random, users: t.Any = users) -> None:
@@ -346,12 +347,12 @@ def test_void_and_refund_wait_in_the_same_order(make_postgresql: MakeHost) -> No
     referrer = host.add_user()
     reward = _buy(host, refer(host, referrer))
     with host.app.app_context():
-        tx = begin(host)
-        facts.lock_payment(tx, reward.provider, reward.payment_id)
+        tx = transaction(host)
+        claims.lock_payment(tx, reward.provider, reward.payment_id)
 
         def void() -> None:
             with host.app.app_context():
-                maturity.void(begin(host), reward.id, reward.created_at)
+                maturity.void(transaction(host), reward.id, reward.created_at)
                 host.db.session.commit()
 
         job = Job(void)
@@ -436,9 +437,9 @@ def test_what_happens_before_mature_has_the_wallets_counts(
             if interruption == "refund":
                 host.referral.reverse(first.membership_id, reason="refund")
             elif interruption == "void":
-                maturity.void(begin(host), first.id, due)
+                maturity.void(transaction(host), first.id, due)
             elif interruption == "mature":
-                assert maturity.mature(begin(host), due) == 4
+                assert maturity.mature(transaction(host), due) == 4
             else:
                 table = host.referral.models.ReferralReward.__table__
                 host.db.session.execute(sa.delete(table).where(table.c.id == first.id))
@@ -447,7 +448,7 @@ def test_what_happens_before_mature_has_the_wallets_counts(
             host.db.session.commit()
 
     with host.app.app_context():
-        assert maturity.mature(begin(host), due) == credited
+        assert maturity.mature(transaction(host), due) == credited
         host.db.session.commit()
     assert len(check(host).rewards) == (3 if interruption == "removal" else 4)
     assert balance(host, referrer) == (2000 if interruption == "mature" else 1000)
@@ -471,7 +472,7 @@ def test_nobody_writes_to_sqlite_once_mature_has_the_lock(
 
     with host.app.app_context():
         monkeypatch.setattr(wallet, "lock", lock_and_try)
-        assert maturity.mature(begin(host), as_utc(reward.available_at)) == 1
+        assert maturity.mature(transaction(host), as_utc(reward.available_at)) == 1
         host.db.session.commit()
     assert refused == ["database is locked"]
     assert balance(host, referrer) == 1000
@@ -488,7 +489,7 @@ def test_a_reward_that_eight_reviewers_release_is_credited_once(
     def release() -> None:
         with host.app.app_context():
             try:
-                maturity.release(begin(host), reward.id, reward.available_at)
+                maturity.release(transaction(host), reward.id, reward.available_at)
                 host.db.session.commit()
             except ReferralError as error:
                 refused.append(str(error))

@@ -19,14 +19,14 @@ import sqlalchemy as sa
 from flask import request
 
 from ..hosts import Host
+from ..money import at_once
+from ..money import balance
+from ..money import refer
 from ..visiting import browser
 from ..visiting import COOKIE
 from .audit import audit
-from .sales import at_once
-from .sales import balance
 from .sales import deliver
 from .sales import listen
-from .sales import refer
 
 # Not in the PATH of users who are not administrators.
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")

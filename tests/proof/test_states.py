@@ -28,6 +28,7 @@ from flask_referral.results import Purchase
 from flask_referral.results import Reward
 
 from ..hosts import Host
+from ..money import transaction
 from ..visiting import browser
 from ..visiting import Clock
 from ..visiting import COOKIE
@@ -40,7 +41,6 @@ from .model import Fact
 from .model import Model
 from .model import Part
 from .model import Program
-from .sales import begin
 from .sales import deliver
 from .sales import listen
 
@@ -355,7 +355,7 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
         expected = self._report(self.model, fact)
         with self.host.app.app_context():
             outcome = reversals.apply(
-                begin(self.host),
+                transaction(self.host),
                 facts.Fact(
                     kind=facts.Kind(kind),
                     provider=fact.provider,
@@ -381,7 +381,7 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
         expected = self.model.release(reward, self.clock())
         with self.host.app.app_context():
             try:
-                maturity.release(begin(self.host), self._id(reward), self.clock())
+                maturity.release(transaction(self.host), self._id(reward), self.clock())
                 released = True
             except ReferralError:
                 released = False
@@ -395,7 +395,7 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
         expected = self.model.void(reward)
         with self.host.app.app_context():
             try:
-                outcome = maturity.void(begin(self.host), self._id(reward), self.clock())
+                outcome = maturity.void(transaction(self.host), self._id(reward), self.clock())
             except ReferralError:
                 assert expected is None
                 self.host.db.session.rollback()
@@ -410,9 +410,12 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
             self.clock.time = max(self.clock(), t.cast(dt.datetime, self.model.next_due()))
         with self.host.app.app_context():
             credited = 0
-            while (done := maturity.mature(begin(self.host), self.clock(), batch=2)) is not None:
+            while (
+                done := maturity.mature(transaction(self.host), self.clock(), batch=2)
+            ) is not None:
                 self.host.db.session.commit()
                 credited += done
+                tx = transaction(self.host)
         assert credited == self.model.mature(self.clock())
 
     @rule(hours=st.one_of(st.integers(1, 24), st.integers(24, 24 * 40), st.integers(-12, -1)))
@@ -566,6 +569,9 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
         fields["id"] = f"event_{[name for name, _ in self.deliveries].count(provider)}"
         self.deliveries.append((provider, fields))
         return deliver(self.host, provider, **fields)
+
+    def _mature_two(self) -> int | None:
+        return maturity.mature(transaction(self.host), self.clock(), batch=2)
 
     def _model(self, commit: bool) -> Model:
         return self.model if commit else copy.deepcopy(self.model)
