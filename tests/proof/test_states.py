@@ -415,7 +415,6 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
             ) is not None:
                 self.host.db.session.commit()
                 credited += done
-                tx = transaction(self.host)
         assert credited == self.model.mature(self.clock())
 
     @rule(hours=st.one_of(st.integers(1, 24), st.integers(24, 24 * 40), st.integers(-12, -1)))
