@@ -10,8 +10,12 @@ from .db.models import ReferralConversionMixin
 from .db.models import ReferralDailyMixin
 from .db.models import ReferralEventMixin
 from .errors import ConfigurationError
+from .errors import InvalidEvent
+from .errors import InvalidSignature
 from .errors import ReferralError
 from .extension import Referral
+from .payments.events import EventKind
+from .payments.events import WebhookEvent
 from .results import Attribution
 from .results import AttributionReason
 from .results import ConversionReason
@@ -28,6 +32,9 @@ __all__ = [
     "ConfigurationError",
     "ConversionReason",
     "ConversionResult",
+    "EventKind",
+    "InvalidEvent",
+    "InvalidSignature",
     "Purchase",
     "Referral",
     "ReferralClickMixin",
@@ -40,6 +47,7 @@ __all__ = [
     "ReversalResult",
     "Reward",
     "Stats",
+    "WebhookEvent",
     "generate_referral_code",
     "normalize_code",
 ]

@@ -8,6 +8,7 @@ nothing where the user is bound already.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import typing as t
 
 import sqlalchemy as sa
@@ -15,23 +16,30 @@ from sqlalchemy.orm import Session
 
 from . import clicks
 from . import signals
+from .clicks import Click
 from .clicks import Touch
 from .clock import as_utc
 from .clock import SKEW
 from .db import sql
+from .db.models import Models
 from .errors import AttributionRefused
 from .errors import UnknownUser
-from .results import Attribution
 from .results import AttributionReason
+from .settings import Settings
 
-if t.TYPE_CHECKING:
-    from .db.models import Models
-    from .db.models import ReferralClickMixin
-    from .settings import Settings
+
+class Outcome(t.NamedTuple):
+    """What became of an attribution; :class:`~flask_referral.results.Attribution` in rows."""
+
+    reason: AttributionReason
+    #: The user's bound click, where the user has one.
+    click: Click | None = None
+    referrer_id: t.Any = None
+    code: str | None = None
 
 
 def attribute(
-    db: Session | sa.Connection,
+    db: sa.Connection,
     models: Models,
     settings: Settings,
     user_id: t.Any,
@@ -39,7 +47,7 @@ def attribute(
     touch: Touch | None,
     code: str | None,
     now: dt.datetime,
-) -> Attribution:
+) -> Outcome:
     """Bind a visit, or a typed code, to a user. At most two statements unless others race.
 
     :param user_id: the user's key; the row must be in the database already.
@@ -49,92 +57,94 @@ def attribute(
     :raises UnknownUser: where there is no such user.
     """
     if touch is None and code is None:
-        return Attribution(AttributionReason.no_visit)
+        return Outcome(AttributionReason.no_visit)
     window = dt.timedelta(seconds=settings.cookie_max_age)
     if touch is not None and not is_in_window(touch.at, now, window):
         if code is None:
-            return Attribution(AttributionReason.window_over, code=touch.code)
+            return Outcome(AttributionReason.window_over, code=touch.code)
         touch = None
     sought = code if code is not None else t.cast(Touch, touch).code
 
-    found = _look_up(db, models, settings, user_id, touch and touch.click_id, sought)
+    found = _look_up(db, models, settings.user_created_column, user_id, sought, touch)
     if found is None:
         raise UnknownUser(
             f"There is no user {user_id!r} in table {models.user_key.table.fullname!r}; store and "
             "flush the user before attribute()."
         )
     if found.bound is not None:
-        return _already(_click(db, models, found.bound))
-    if found.owner is None:
-        return Attribution(AttributionReason.unknown_code, code=sought or None)
+        return _bound(AttributionReason.already_attributed, found.bound)
+    if found.owner_id is None:
+        return Outcome(AttributionReason.unknown_code, code=sought or None)
     refused = _refusal(found, user_id, touch, code, now, window)
     if refused is not None:
-        return Attribution(refused, referrer_id=found.owner, code=sought)
+        return Outcome(refused, referrer_id=found.owner_id, code=sought)
 
-    click = None
+    row = None
     if touch is not None and _is_free(found, sought, now, window):
-        click = _bind(db, models, user_id, touch.click_id, now)
+        row = _bind(db, models, user=user_id, click=touch.click_id, now=now).first()
     # The visit's row was bound for another user of the same computer, was purged, or never was.
-    click = click or _insert_bound(db, models, user_id, sought, now)
-    if click is not None:
-        reason = AttributionReason.attributed
-        return Attribution(reason, click, click.referrer_user_id, click.referral_code)
-    return _lost_race(db, models, user_id, sought)
+    row = row or _insert_bound(db, models, sought, user_id, now)
+    if row is not None:
+        return _bound(AttributionReason.attributed, Click._make(row))
+    row = _select_bound(db, models, user=user_id).first()
+    if row is None:
+        return Outcome(AttributionReason.unknown_code, code=sought)
+    return _bound(AttributionReason.already_attributed, Click._make(row))
 
 
-def announce(session: Session, user_id: t.Any, result: Attribution) -> None:
-    """Send ``user_attributed`` when the session commits, if there is something to tell."""
-    if result.reason is AttributionReason.attributed:
+def announce(user_id: t.Any, outcome: Outcome, session: Session) -> None:
+    """Tell of a user who was bound, when the session commits."""
+    if outcome.reason is AttributionReason.attributed:
         signals.send_after_commit(
             session,
             signals.user_attributed,
             user_id=user_id,
-            referrer_id=result.referrer_id,
-            code=result.code,
+            referrer_id=outcome.referrer_id,
+            code=outcome.code,
         )
 
 
 def reattribute(
-    db: Session, models: Models, user_id: t.Any, code: str, *, now: dt.datetime
-) -> tuple[str | None, ReferralClickMixin]:
+    db: sa.Connection, models: Models, user_id: t.Any, code: str, *, now: dt.datetime
+) -> tuple[str | None, Outcome]:
     """Move a user to another code, as an operator's correction.
 
     The click that was bound stays, unbound, as a click of its referrer; the user gets a bound
     click of the new code.
 
-    :return: the code that the user was bound to before, or None, and the new click.
+    :return: the code that the user was bound to before, or None, and the new binding.
     :raises AttributionRefused: for an unknown code, the user's own, the one that is bound
         already, and for a user who has a conversion.
     :raises UnknownUser: where there is no such user.
     """
     click = models.ReferralClick.__table__
     conversion = models.ReferralConversion.__table__.c
-    found = _look_up(db, models, None, user_id, None, code)
+    found = _look_up(db, models, None, user_id, code)
     if found is None:
         raise UnknownUser(f"There is no user {user_id!r}.")
-    if found.owner is None:
+    if found.owner_id is None:
         raise AttributionRefused(f"There is no code {code!r}.")
-    if found.owner == user_id:
+    if found.owner_id == user_id:
         raise AttributionRefused(f"The code {code!r} is the user's own, and nobody refers himself.")
-    if found.bound_code == code:
+    before = found.bound.referral_code if found.bound is not None else None
+    if before == code:
         raise AttributionRefused(f"The user is bound to the code {code!r} already.")
     # A purchase locks the binding, too: whether there was one is asked once it is locked.
-    sql.begin_writing(models.connection(db))
+    sql.begin_writing(db)
     binding = sa.select(click.c.id).where(click.c.referred_user_id == user_id)
-    _run(db, models, binding.with_for_update())
+    db.execute(binding.with_for_update())
     converted = sa.select(sa.literal(1)).where(conversion.referred_user_id == user_id)
-    if _run(db, models, converted).first() is not None:
+    if db.execute(converted).first() is not None:
         raise AttributionRefused(
             "The user has a conversion, whose bonus went to the referrer of that time; reverse "
             "it first if it was wrong. The binding stays as it is."
         )
     unbind = sa.update(click).where(click.c.referred_user_id == user_id)
-    _run(db, models, unbind.values(referred_user_id=None, bound_at=None))
-    new = _insert_bound(db, models, user_id, code, now)
-    if new is None:
+    db.execute(unbind.values(referred_user_id=None, bound_at=None))
+    row = _insert_bound(db, models, code, user_id, now)
+    if row is None:
         raise AttributionRefused("The user was bound by somebody else just now; run this again.")
-    announce(db, user_id, Attribution(AttributionReason.attributed, new, found.owner, code))
-    return found.bound_code, new
+    return before, _bound(AttributionReason.attributed, Click._make(row))
 
 
 def is_in_window(at: dt.datetime, now: dt.datetime, window: dt.timedelta) -> bool:
@@ -142,15 +152,34 @@ def is_in_window(at: dt.datetime, now: dt.datetime, window: dt.timedelta) -> boo
     return -SKEW <= now - at < window
 
 
+class _Found(t.NamedTuple):
+    """All that decides about a user's attribution."""
+
+    #: When the account was made, where that is known.
+    born: dt.datetime | None
+    #: The key of the user whose code it is; None for nobody's.
+    owner_id: t.Any
+    #: Of the visit's click; None where it is no more.
+    click_code: str | None
+    click_referred_id: t.Any
+    clicked_at: dt.datetime | None
+    #: What the user is bound by.
+    bound: Click | None
+
+
+def _bound(reason: AttributionReason, click: Click) -> Outcome:
+    return Outcome(reason, click, click.referrer_user_id, click.referral_code)
+
+
 def _refusal(
-    found: t.Any,
+    found: _Found,
     user_id: t.Any,
     touch: Touch | None,
     code: str | None,
     now: dt.datetime,
     window: dt.timedelta,
 ) -> AttributionReason | None:
-    if found.owner == user_id:
+    if found.owner_id == user_id:
         return AttributionReason.self_referral
     by_visit = touch is not None and code is None
     clicked_at = found.clicked_at and as_utc(found.clicked_at)
@@ -162,50 +191,71 @@ def _refusal(
     return None
 
 
-def _is_free(found: t.Any, code: str, now: dt.datetime, window: dt.timedelta) -> bool:
+def _is_free(found: _Found, code: str, now: dt.datetime, window: dt.timedelta) -> bool:
     return (
         found.click_code == code
-        and found.click_referred is None
+        and found.click_referred_id is None
+        and found.clicked_at is not None
         and is_in_window(as_utc(found.clicked_at), now, window)
     )
 
 
 def _look_up(
-    db: Session | sa.Connection,
+    db: sa.Connection,
     models: Models,
-    settings: Settings | None,
+    created_column: str | None,
     user_id: t.Any,
-    click_id: t.Any,
     code: str,
-) -> t.Any:
+    touch: Touch | None = None,
+) -> _Found | None:
     """Lock the user for attribution, and read all that decides about it in one row."""
-    key = models.user_key
-    bound = models.ReferralClick.__table__.alias("bound")
-    seen = models.ReferralClick.__table__.alias("seen")
-    owner = models.ReferralCode.__table__
-    columns = [
-        bound.c.id.label("bound"),
-        bound.c.referral_code.label("bound_code"),
-        seen.c.referral_code.label("click_code"),
-        seen.c.referred_user_id.label("click_referred"),
-        seen.c.clicked_at,
-        owner.c.user_id.label("owner"),
-        _born(key, settings).label("born"),
-    ]
-    if _dialect(db, models) == "postgresql":
-        label = f"flask_referral.attribution:{user_id}"
-        lock = sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(label, 0))
-        columns.append(sa.cast(lock, sa.Text).label("locked"))
-    joined = (
-        sa.join(key.table, bound, bound.c.referred_user_id == key, isouter=True)
-        .join(seen, seen.c.id == click_id, isouter=True)
-        .join(owner, owner.c.code == code, isouter=True)
-    )
-    return _run(db, models, sa.select(*columns).select_from(joined).where(key == user_id)).first()
+    row = _looking_up(created_column)(
+        db,
+        models,
+        user=user_id,
+        lock=f"flask_referral.attribution:{user_id}",
+        code=code,
+        click=touch and touch.click_id,
+    ).first()
+    if row is None:
+        return None
+    # The user's bound click comes last, and after it what the lock returns.
+    born, owner_id, click_code, click_referred_id, clicked_at, *rest = tuple(row)
+    bound = Click._make(rest[: len(Click._fields)]) if rest[0] is not None else None
+    return _Found(born, owner_id, click_code, click_referred_id, clicked_at, bound)
 
 
-def _born(key: sa.Column[t.Any], settings: Settings | None) -> sa.ColumnElement[t.Any]:
-    name = settings.user_created_column if settings is not None else None
+# The column is a setting, and several applications may share the models.
+@functools.cache
+def _looking_up(created_column: str | None) -> sql.Statement:
+    def build(models: Models, dialect: str) -> sa.Executable:
+        key = models.user_key
+        bound = models.ReferralClick.__table__.alias("bound")
+        seen = models.ReferralClick.__table__.alias("seen")
+        owner = models.ReferralCode.__table__
+        columns = [
+            _born(key, created_column),
+            owner.c.user_id,
+            seen.c.referral_code,
+            seen.c.referred_user_id,
+            seen.c.clicked_at,
+            *_columns(bound),
+        ]
+        if dialect == "postgresql":
+            name = sa.func.hashtextextended(sa.bindparam("lock", type_=sa.Text()), 0)
+            columns.append(sa.cast(sa.func.pg_advisory_xact_lock(name), sa.Text))
+        joined = (
+            sa.join(key.table, bound, bound.c.referred_user_id == key, isouter=True)
+            .join(seen, seen.c.id == sql.parameter("click", seen.c.id), isouter=True)
+            .join(owner, owner.c.code == sql.parameter("code", owner.c.code), isouter=True)
+        )
+        is_it = key == sql.parameter("user", key)
+        return sa.select(*columns).select_from(joined).where(is_it)
+
+    return sql.statement(build)
+
+
+def _born(key: sa.Column[t.Any], name: str | None) -> sa.ColumnElement[t.Any]:
     for column in key.table.columns:
         type_: t.Any = column.type
         # A type of the host's own may make anything of the moment; here it is read plainly.
@@ -215,91 +265,62 @@ def _born(key: sa.Column[t.Any], settings: Settings | None) -> sa.ColumnElement[
     return sa.null()
 
 
-def _bind(
-    db: Session | sa.Connection,
-    models: Models,
-    user_id: t.Any,
-    click_id: t.Any,
-    now: dt.datetime,
-) -> ReferralClickMixin | None:
-    click = models.ReferralClick
-    other = click.__table__.alias("other")
-    statement = (
+def _columns(click: sa.FromClause) -> list[sa.ColumnElement[t.Any]]:
+    return [click.c[name] for name in Click._fields]
+
+
+@sql.statement
+def _bind(models: Models, dialect: str) -> sa.Executable:
+    click = models.ReferralClick.__table__
+    other = click.alias("other")
+    user = sql.parameter("user", models.user_key)
+    return (
         sa.update(click)
         .where(
-            click.id == click_id,
-            click.referred_user_id.is_(None),
-            click.referrer_user_id != user_id,
-            ~sa.exists().where(other.c.referred_user_id == user_id),
+            click.c.id == sql.parameter("click", click.c.id),
+            click.c.referred_user_id.is_(None),
+            click.c.referrer_user_id != user,
+            ~sa.exists().where(other.c.referred_user_id == user),
         )
-        .values(referred_user_id=user_id, bound_at=now)
-        .returning(click)
-        .execution_options(synchronize_session=False, populate_existing=True)
+        .values(referred_user_id=user, bound_at=sql.parameter("now", click.c.bound_at))
+        .returning(*_columns(click))
     )
-    return _first(db, statement)
 
 
 def _insert_bound(
-    db: Session | sa.Connection, models: Models, user_id: t.Any, code: str, now: dt.datetime
-) -> ReferralClickMixin | None:
+    db: sa.Connection, models: Models, code: str, user_id: t.Any, now: dt.datetime
+) -> sa.Row[t.Any] | None:
+    values = {"click": clicks.new_id(now), "code": code, "user": user_id, "now": now}
+    return _insert(db, models, **values).first()
+
+
+@sql.statement
+def _insert(models: Models, dialect: str) -> sa.Executable:
     click = models.ReferralClick.__table__
     owner = models.ReferralCode.__table__.c
+    user = sql.parameter("user", models.user_key)
     values = {
-        "id": sa.literal(clicks.new_id(now), click.c.id.type),
+        "id": sql.parameter("click", click.c.id),
         "referral_code": owner.code,
         "referrer_user_id": owner.user_id,
-        "referred_user_id": sa.literal(user_id, click.c.referred_user_id.type),
-        "clicked_at": sa.literal(now, click.c.clicked_at.type),
-        "bound_at": sa.literal(now, click.c.bound_at.type),
+        "referred_user_id": user,
+        "clicked_at": sql.parameter("now", click.c.clicked_at),
+        "bound_at": sql.parameter("now", click.c.bound_at),
     }
-    row = sa.select(*values.values()).where(owner.code == code, owner.user_id != user_id)
-    insert = clicks.insert_for(_dialect(db, models), models.ReferralClick)
-    return _first(
-        db,
-        insert.from_select(list(values), row)
-        .on_conflict_do_nothing()
-        .returning(models.ReferralClick),
+    row = sa.select(*values.values()).where(
+        owner.code == sql.parameter("code", owner.code), owner.user_id != user
     )
+    insert: sa.Executable = (
+        sql.insert(dialect, click)
+        .from_select(list(values), row)
+        .on_conflict_do_nothing()
+        .returning(*_columns(click))
+    )
+    return insert
 
 
-def _lost_race(
-    db: Session | sa.Connection, models: Models, user_id: t.Any, code: str
-) -> Attribution:
-    click = models.ReferralClick
-    row = _first(db, sa.select(click).where(click.referred_user_id == user_id))
-    if row is None:
-        return Attribution(AttributionReason.unknown_code, code=code)
-    return _already(row)
-
-
-def _already(click: ReferralClickMixin | None) -> Attribution:
-    reason = AttributionReason.already_attributed
-    if click is None:
-        return Attribution(reason)
-    return Attribution(reason, click, click.referrer_user_id, click.referral_code)
-
-
-def _click(
-    db: Session | sa.Connection, models: Models, click_id: t.Any
-) -> ReferralClickMixin | None:
-    return _first(db, sa.select(models.ReferralClick).where(models.ReferralClick.id == click_id))
-
-
-def _first(db: Session | sa.Connection, statement: t.Any) -> ReferralClickMixin | None:
-    # From a session comes the entity, from a connection a row with the same attributes.
-    if isinstance(db, Session):
-        entity: ReferralClickMixin | None = db.scalars(statement).first()
-        return entity
-    return t.cast("ReferralClickMixin | None", db.execute(statement).first())
-
-
-def _run(db: Session | sa.Connection, models: Models, statement: t.Any) -> t.Any:
-    if isinstance(db, Session):
-        # A session of several databases cannot tell from a statement on tables which is meant.
-        return db.execute(statement, bind_arguments={"mapper": sa.inspect(models.ReferralClick)})
-    return db.execute(statement)
-
-
-def _dialect(db: Session | sa.Connection, models: Models) -> str:
-    bind = db.get_bind(models.ReferralClick) if isinstance(db, Session) else db
-    return bind.dialect.name
+@sql.statement
+def _select_bound(models: Models, dialect: str) -> sa.Executable:
+    click = models.ReferralClick.__table__
+    user = sql.parameter("user", models.user_key)
+    return sa.select(*_columns(click)).where(click.c.referred_user_id == user)

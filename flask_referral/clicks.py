@@ -12,15 +12,20 @@ import uuid
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.orm import Session
 
+from . import signals
 from .clock import as_utc
+from .clock import SKEW
+from .db import sql
+from .db.models import Models
+from .settings import Settings
 
-if t.TYPE_CHECKING:
-    from .db.models import Models
 USER_AGENT_LENGTH = 256
 REFERRER_LENGTH = 512
+#: The version digits of a click's id (RFC 9562, sections 5.7 and 5.8). In both the time comes
+#: first, so that index inserts stay local.
+RANDOM, DERIVED = 7, 8
 #: More than this of a header is not looked at.
 _LONGEST_HEADER = 4096
 
@@ -49,61 +54,71 @@ class Touch:
     at: dt.datetime
 
 
+class Click(t.NamedTuple):
+    """A row of ``referral_clicks``."""
+
+    id: uuid.UUID
+    referral_code: str
+    referrer_user_id: t.Any
+    referred_user_id: t.Any
+    clicked_at: dt.datetime
+    referrer_url: str | None
+    user_agent: str | None
+    ip_hash: str | None
+    bound_at: dt.datetime | None
+
+
 class Recorded(t.NamedTuple):
     """The row that a visit has now."""
 
     touch: Touch
-    referrer_id: t.Any
     #: False where this visitor's row for the window was there before.
     created: bool
 
 
 def record(
-    db: sa.Connection,
-    models: Models,
-    visit: Visit,
-    *,
-    secret: bytes,
-    ip_key: bytes | None,
-    dedupe_seconds: int,
+    db: sa.Connection, models: Models, settings: Settings, visit: Visit, secret: bytes
 ) -> Recorded | None:
     """Store a visit, once for each visitor, code and window. One statement; two for a repetition.
 
     :param secret: the application's secret; the ids of clicks are derived from it.
-    :param ip_key: the key of the hashed addresses, or None to store none.
-    :param dedupe_seconds: the length of the window.
     :return: the visit's row, or None for an unknown code and for the referrer's own visit.
     """
-    click_id = derive_id(visit, secret, dedupe_seconds)
     values = {
-        "click": click_id,
+        "click": derive_id(visit, secret, settings.dedupe_seconds),
         "code": visit.code,
         "visitor": visit.visitor_id,
         "at": visit.at,
-        "referrer_url": visit.referrer_url,
-        "user_agent": visit.user_agent,
-        "ip_hash": hash_address(visit.address, ip_key, visit.at),
+        "referrer": visit.referrer_url,
+        "agent": visit.user_agent,
+        "address": hash_address(visit.address, settings.ip_key, visit.at),
     }
-    anonymous = visit.visitor_id is None
-    row = db.execute(_insert(models, db.dialect.name, anonymous), values).first()
-    if row is not None:
-        touch = Touch(click_id, visit.code, visit.at.replace(microsecond=0))
-        return Recorded(touch, row.referrer_user_id, True)
+    row = _insert(db, models, **values).first()
+    created = row is not None
     # Unknown, the referrer's own, or a visitor whose browser did not bring the cookie back.
-    row = db.execute(_select(models, anonymous), values).first()
+    row = row or _select(db, models, **values).first()
     if row is None:
         return None
     at = as_utc(row.clicked_at).replace(microsecond=0)
-    return Recorded(Touch(click_id, visit.code, at), row.referrer_user_id, False)
+    return Recorded(Touch(values["click"], visit.code, at), created)
+
+
+def announce(recorded: Recorded | None, session: Session | None) -> None:
+    """Tell of a new click: when the session commits, or now, where it is committed."""
+    if recorded is not None and recorded.created:
+        values = {"click_id": recorded.touch.click_id, "code": recorded.touch.code}
+        signals.send_after_commit(session, signals.click_recorded, **values)
 
 
 def is_known(db: sa.Connection, models: Models, code: str, visitor_id: t.Any = None) -> bool:
     """Whether a code exists and belongs to somebody else than the visitor. One statement."""
-    owner = models.ReferralCode.__table__.c
-    statement = sa.select(sa.literal(1)).where(owner.code == code)
-    if visitor_id is not None:
-        statement = statement.where(owner.user_id != visitor_id)
-    return db.execute(statement).first() is not None
+    return _owner(db, models, code=code, visitor=visitor_id).first() is not None
+
+
+def forgotten_since(settings: Settings, now: dt.datetime) -> dt.datetime:
+    """Return the moment before which a click's id is in no visit that counts, nor made again."""
+    seconds = max(settings.cookie_max_age, settings.dedupe_seconds)
+    return now - dt.timedelta(seconds=seconds) - SKEW
 
 
 def is_repetition(touch: Touch, visit: Visit, dedupe_seconds: int) -> bool:
@@ -125,12 +140,12 @@ def derive_id(visit: Visit, secret: bytes, dedupe_seconds: int) -> uuid.UUID:
     parts = (visit.code.encode(), _network(visit.address), (visit.user_agent or "").encode())
     # The only part of free length comes last; the others' lengths are told.
     message = b"%d|%d|%d|%b%b%b" % (bucket, len(parts[0]), len(parts[1]), *parts)
-    return _uuid8(bucket * dedupe_seconds * 1000, hmac.digest(key, message, "sha256"))
+    return _uuid(DERIVED, bucket * dedupe_seconds * 1000, hmac.digest(key, message, "sha256"))
 
 
 def new_id(at: dt.datetime) -> uuid.UUID:
-    """Return the id of a click that no visit made: a typed code's, for example."""
-    return _uuid8(int(at.timestamp() * 1000), os.urandom(10))
+    """Return the id of a click that no visit made, a typed code's; it tells the time alone."""
+    return _uuid(RANDOM, int(at.timestamp() * 1000), os.urandom(10))
 
 
 def hash_address(address: str | None, ip_key: bytes | None, at: dt.datetime) -> str | None:
@@ -188,50 +203,56 @@ def _network(address: str | None) -> bytes:
     return ip.packed
 
 
-def _uuid8(milliseconds: int, tail: bytes) -> uuid.UUID:
-    # RFC 9562, section 5.8. Time first, as in version 7, so that index inserts stay local.
+def _uuid(version: int, milliseconds: int, tail: bytes) -> uuid.UUID:
     number = int.from_bytes(milliseconds.to_bytes(6, "big") + tail[:10], "big")
-    number = number & ~(0xF << 76) | 8 << 76
+    number = number & ~(0xF << 76) | version << 76
     return uuid.UUID(int=number & ~(0x3 << 62) | 0x2 << 62)
 
 
-def insert_for(dialect: str, table: t.Any) -> t.Any:
-    """Return an INSERT, into a table or a mapped class, that knows ON CONFLICT."""
-    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
-
-
-def _insert(models: Models, dialect: str, anonymous: bool) -> t.Any:
-    statements = models.statements
-    if (found := statements.get(("insert click", dialect, anonymous))) is not None:
-        return found
+@sql.statement
+def _insert(models: Models, dialect: str) -> sa.Executable:
     click = models.ReferralClick.__table__
     code = models.ReferralCode.__table__.c
     columns = {
-        "id": sa.bindparam("click", type_=click.c.id.type),
+        "id": sql.parameter("click", click.c.id),
         "referral_code": code.code,
         "referrer_user_id": code.user_id,
-        "clicked_at": sa.bindparam("at", type_=click.c.clicked_at.type),
-        "referrer_url": sa.bindparam("referrer_url", type_=sa.Text()),
-        "user_agent": sa.bindparam("user_agent", type_=sa.Text()),
-        "ip_hash": sa.bindparam("ip_hash", type_=sa.Text()),
+        "clicked_at": sql.parameter("at", click.c.clicked_at),
+        "referrer_url": sql.parameter("referrer", click.c.referrer_url),
+        "user_agent": sql.parameter("agent", click.c.user_agent),
+        "ip_hash": sql.parameter("address", click.c.ip_hash),
     }
-    owner = sa.select(*columns.values()).where(code.code == sa.bindparam("code"))
-    statement = (
-        insert_for(dialect, click)
-        .from_select(list(columns), owner if anonymous else owner.where(_not_own(code.user_id)))
+    insert: sa.Executable = (
+        sql.insert(dialect, click)
+        .from_select(list(columns), _owned(models, *columns.values()))
         .on_conflict_do_nothing(index_elements=[click.c.id])
-        .returning(click.c.referrer_user_id)
+        .returning(click.c.clicked_at)
     )
-    return statements.setdefault(("insert click", dialect, anonymous), statement)
+    return insert
 
 
-def _select(models: Models, anonymous: bool) -> t.Any:
+@sql.statement
+def _owner(models: Models, dialect: str) -> sa.Executable:
+    return _owned(models, sa.literal_column("1"))
+
+
+@sql.statement
+def _select(models: Models, dialect: str) -> sa.Executable:
     click = models.ReferralClick.__table__.c
-    statement = sa.select(click.referrer_user_id, click.clicked_at).where(
-        click.id == sa.bindparam("click"), click.referral_code == sa.bindparam("code")
+    return sa.select(click.clicked_at).where(
+        click.id == sql.parameter("click", click.id),
+        click.referral_code == sql.parameter("code", click.referral_code),
+        _is_others(click.referrer_user_id),
     )
-    return statement if anonymous else statement.where(_not_own(click.referrer_user_id))
 
 
-def _not_own(user_id: sa.ColumnElement[t.Any]) -> sa.ColumnElement[bool]:
-    return user_id != sa.bindparam("visitor", type_=user_id.type)
+def _owned(models: Models, *columns: sa.ColumnElement[t.Any]) -> sa.Select[t.Any]:
+    """Select from the row of a code, which must not be the visitor's own."""
+    code = models.ReferralCode.__table__.c
+    is_it = code.code == sql.parameter("code", code.code)
+    return sa.select(*columns).where(is_it, _is_others(code.user_id))
+
+
+def _is_others(user_id: sa.ColumnElement[t.Any]) -> sa.ColumnElement[bool]:
+    # True for a visitor whom nobody knows, too.
+    return user_id.is_distinct_from(sql.parameter("visitor", user_id))

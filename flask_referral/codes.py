@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 import re
 import typing as t
+import uuid
 
 import sqlalchemy as sa
 from nanoid import generate
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import Session
 
 from . import signals
+from .db import sql
+from .db.models import Models
 from .errors import CodeExhausted
 from .errors import UnknownUser
 
-if t.TYPE_CHECKING:
-    from .db.models import Models
-    from .db.models import ReferralCodeMixin
 #: 32 symbols that cannot be mistaken for one another: no 0 and O, no 1 and I.
 ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 LENGTH = 8
@@ -54,82 +54,112 @@ def normalize_code(text: str | None) -> str | None:
     return code if _CODE.fullmatch(code) else None
 
 
-def find(db: Session | sa.Connection, models: Models, user_id: t.Any) -> ReferralCodeMixin | None:
+class Code(t.NamedTuple):
+    """A row of ``referral_codes``."""
+
+    id: uuid.UUID
+    user_id: t.Any
+    code: str
+    created_at: dt.datetime
+
+
+def get_or_create(
+    db: sa.Connection,
+    models: Models,
+    user_id: t.Any,
+    *,
+    reading: contextlib.AbstractContextManager[None] | None = None,
+) -> tuple[Code, bool]:
+    """Return the user's one code and whether it was made now. One statement; two for a new code.
+
+    :param reading: what the code is looked for in, as row level security.
+    :raises UnknownUser: where the user table has no row with this key.
+    :raises CodeExhausted: where five codes in a row belonged to others.
+    """
+    with reading or contextlib.nullcontext():
+        code = find(db, models, user_id)
+    return (code, False) if code is not None else create(db, models, user_id)
+
+
+def find(db: sa.Connection, models: Models, user_id: t.Any) -> Code | None:
     """Return the user's code, or None. One statement."""
-    code = models.ReferralCode
-    return _first(db, sa.select(code).where(code.user_id == user_id))
+    row = _find(db, models, user=user_id).first()
+    return None if row is None else Code._make(row)
 
 
-def create(db: Session | sa.Connection, models: Models, user_id: t.Any) -> ReferralCodeMixin:
+def create(db: sa.Connection, models: Models, user_id: t.Any) -> tuple[Code, bool]:
     """Insert a code for a user who had none a moment ago, and return the one that then exists.
 
     No statement of this function fails in READ COMMITTED, so the caller's transaction survives
     whatever happens: a conflict inserts nothing, and so does a user who does not exist, since
     the row is selected from the user table.
 
+    :return: the code, and whether it is the one that was inserted.
     :raises UnknownUser: where the user table has no row with this key.
     :raises CodeExhausted: where five codes in a row belonged to others.
     """
     for _ in range(ATTEMPTS):
-        row = _first(db, _insert(db, models, user_id, generate_referral_code()))
+        row = _insert(db, models, user=user_id, new=generate_referral_code()).first()
         if row is not None:
-            _announce(db, row)
-            return row
+            return Code._make(row), True
         # Nothing came back: another request was faster, the code is another user's, or there
         # is no such user. A second tab's row is the answer to the first of these.
-        if (row := find(db, models, user_id)) is not None:
-            return row
+        if (code := find(db, models, user_id)) is not None:
+            return code, False
         require_user(db, models, user_id)
     raise CodeExhausted()
 
 
-def require_user(db: Session | sa.Connection, models: Models, user_id: t.Any) -> None:
+def announce(found: tuple[Code, bool], session: Session | None) -> None:
+    """Tell of a code that is new: when the session commits, or now, where it is committed.
+
+    :param found: what :func:`get_or_create` returned.
+    """
+    code, created = found
+    if created:
+        values = {"user_id": code.user_id, "code": code.code}
+        signals.send_after_commit(session, signals.code_created, **values)
+
+
+def require_user(db: sa.Connection, models: Models, user_id: t.Any) -> None:
     """Make sure that a user exists. One statement.
 
     :raises UnknownUser: where the user table has no row with this key.
     """
-    if not _user_exists(db, models, user_id):
+    if not _user_exists(db, models, user=user_id).scalar():
         raise UnknownUser(
             f"There is no user {user_id!r} in table {models.user_key.table.fullname!r}; "
             "pass the id of a user that is already stored."
         )
 
 
-def _announce(db: Session | sa.Connection, row: ReferralCodeMixin) -> None:
-    values = {"user_id": row.user_id, "code": row.code}
-    if isinstance(db, Session):
-        signals.send_after_commit(db, signals.code_created, **values)
-    else:
-        # In AUTOCOMMIT.
-        signals.send(signals.code_created, **values)
+def _columns(models: Models) -> list[sa.Column[t.Any]]:
+    return [models.ReferralCode.__table__.c[name] for name in Code._fields]
 
 
-def _first(db: Session | sa.Connection, statement: t.Any) -> ReferralCodeMixin | None:
-    # From a session comes the entity, from a connection a row with the same attributes.
-    if isinstance(db, Session):
-        entity: ReferralCodeMixin | None = db.scalars(statement).first()
-        return entity
-    return t.cast("ReferralCodeMixin | None", db.execute(statement).first())
+@sql.statement
+def _find(models: Models, dialect: str) -> sa.Executable:
+    user_id = models.ReferralCode.__table__.c.user_id
+    return sa.select(*_columns(models)).where(user_id == sql.parameter("user", user_id))
 
 
-def _user_exists(db: Session | sa.Connection, models: Models, user_id: t.Any) -> bool:
-    if isinstance(db, Session):
-        # Nothing in the statement tells a session with several databases which one is meant.
-        db = db.connection({"mapper": sa.inspect(models.ReferralCode)})
+@sql.statement
+def _insert(models: Models, dialect: str) -> sa.Executable:
+    code = models.ReferralCode.__table__
     key = models.user_key
-    return bool(db.execute(sa.select(sa.exists(sa.select(key).where(key == user_id)))).scalar())
-
-
-def _insert(db: Session | sa.Connection, models: Models, user_id: t.Any, new_code: str) -> t.Any:
-    code = models.ReferralCode
-    key = models.user_key
-    bind = db.get_bind(code) if isinstance(db, Session) else db
-    insert = sqlite.insert if bind.dialect.name == "sqlite" else postgresql.insert
-    # The values are part of the statement: a session takes parameters of an INSERT for columns.
-    owner = sa.select(key, sa.literal(new_code, sa.Text()).label("code")).where(key == user_id)
-    return (
-        insert(code)
+    owner = sa.select(key, sql.parameter("new", code.c.code)).where(
+        key == sql.parameter("user", key)
+    )
+    insert: sa.Executable = (
+        sql.insert(dialect, code)
         .from_select(["user_id", "code"], owner)
         .on_conflict_do_nothing()
-        .returning(code)
+        .returning(*_columns(models))
     )
+    return insert
+
+
+@sql.statement
+def _user_exists(models: Models, dialect: str) -> sa.Executable:
+    key = models.user_key
+    return sa.select(sa.exists(sa.select(key).where(key == sql.parameter("user", key))))

@@ -1,6 +1,8 @@
-"""Everything that flask-referral raises on purpose."""
+"""Everything that flask-referral raises on purpose, and the commonest reason to raise it."""
 
 from __future__ import annotations
+
+import typing as t
 
 
 class ReferralError(RuntimeError):
@@ -55,9 +57,18 @@ class GrantRefused(ReferralError):
     """The rights were not granted and nothing was changed."""
 
 
+class UnknownProvider(ReferralError):
+    """No webhook of this payment provider is set up here."""
+
+
 class InvalidSignature(ReferralError):
     """The webhook's signature does not match its body."""
 
 
 class InvalidEvent(ReferralError):
     """The webhook's body is not an event that can be read."""
+
+
+def is_whole_number(value: t.Any, low: int, high: int) -> t.TypeGuard[int]:
+    """Whether a value from outside is an integer within bounds; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

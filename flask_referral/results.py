@@ -17,17 +17,17 @@ if t.TYPE_CHECKING:
 class AttributionReason(enum.StrEnum):
     """Why a user was bound to a referrer, or was not."""
 
-    attributed = "attributed"
+    attributed = enum.auto()
     #: No cookie and no code: the user came by himself.
-    no_visit = "no_visit"
+    no_visit = enum.auto()
     #: The code is none, or does not exist any more.
-    unknown_code = "unknown_code"
-    self_referral = "self_referral"
-    already_attributed = "already_attributed"
+    unknown_code = enum.auto()
+    self_referral = enum.auto()
+    already_attributed = enum.auto()
     #: The visit is older than ``REFERRAL_COOKIE_MAX_AGE``.
-    window_over = "window_over"
+    window_over = enum.auto()
     #: The account is older than the visit; with a typed code, older than the window.
-    existing_account = "existing_account"
+    existing_account = enum.auto()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import difflib
 import re
@@ -9,7 +10,7 @@ import typing as t
 from urllib.parse import urlsplit
 
 from .errors import ConfigurationError
-from .payments.signatures import decode_secret
+from .errors import is_whole_number
 
 PREFIX = "REFERRAL_"
 
@@ -20,12 +21,15 @@ _PATH = re.compile(r"(/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 _UNENCODABLE = re.compile(r"[\x00\ud800-\udfff]")
+# ISO 4217
+_CURRENCY = re.compile(r"[A-Za-z]{3}")
+_BASE64_SECRET = "whsec_"
 _INT4_MAX = 2**31 - 1
 
 
 def _integer(low: int, high: int) -> Parser:
     def parse(value: t.Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        if not is_whole_number(value, low, high):
             raise ValueError(f"a whole number from {low} to {high}")
         return value
 
@@ -71,12 +75,6 @@ def _boolean(value: t.Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("True or False")
     return value
-
-
-def _currency(value: t.Any) -> str:
-    if not _is_text(value) or not re.fullmatch("[A-Za-z]{3}", value.strip()):
-        raise ValueError("a currency's three letters, as 'usd'")
-    return value.strip().lower()
 
 
 def _is_web_url(value: str) -> bool:
@@ -127,11 +125,38 @@ def _strings(value: t.Any) -> tuple[str, ...]:
     return tuple(item.strip() for item in values)
 
 
-def _webhook_secrets(value: t.Any) -> tuple[str, ...]:
-    secrets = _strings(value)
-    for secret in secrets:
-        decode_secret(secret)
-    return secrets
+def decode_secret(secret: str) -> bytes:
+    """Return the HMAC key of a webhook's secret.
+
+    ``whsec_`` is followed by the key in base64, as Standard Webhooks 1.0 says. Every other secret
+    is the key itself: Whop signs with the bytes of its ``ws_…`` secrets as they are. Blanks and
+    line ends around it, as a copy or a file brings them, are not part of it.
+
+    :raises ValueError: where a ``whsec_`` secret is not base64, or the key is empty.
+    """
+    secret = secret.strip()
+    try:
+        if secret.startswith(_BASE64_SECRET):
+            encoded = secret.removeprefix(_BASE64_SECRET)
+            padding = "=" * (-len(encoded) % 4)
+            key = base64.b64decode(encoded + padding, validate=True)
+        else:
+            key = secret.encode()
+    except ValueError:
+        key = b""
+    if not key:
+        raise ValueError("a secret such as 'ws_...', or base64 after 'whsec_'")
+    return key
+
+
+def _webhook_secrets(value: t.Any) -> tuple[bytes, ...]:
+    return tuple(map(decode_secret, _strings(value)))
+
+
+def _currency(value: t.Any) -> str:
+    if not _is_text(value) or not _CURRENCY.fullmatch(value):
+        raise ValueError("the three letters of a currency, as 'usd'")
+    return value.lower()
 
 
 _prefix = _matching(_PATH, "a path that starts with '/' and does not end with one, as '/referral'")
@@ -204,8 +229,8 @@ class Settings:
     rls_role: str | None = _setting(
         None, _optional(_matching(re.compile(r"[^\x00]{1,63}"), "the name of a PostgreSQL role"))
     )
-    #: Secrets that sign Whop's webhooks; several while one is rotated.
-    whop_webhook_secret: tuple[str, ...] = _setting((), _webhook_secrets, secret=True)
+    #: The keys that sign Whop's webhooks; several while one is rotated.
+    whop_webhook_secret: tuple[bytes, ...] = _setting((), _webhook_secrets, secret=True)
     #: The companies whose Whop events count.
     whop_company_id: tuple[str, ...] = _setting((), _strings)
 

@@ -1,8 +1,9 @@
 """Signals, sent after the commit of what they tell; never for what is rolled back.
 
-The sender is the application. A receiver has a ``db.session`` of its own, in which it may read,
-write and commit; what it does not commit is rolled back. A receiver that fails is logged; it
-keeps nobody else from hearing and leaves the host's session as it was.
+The sender is the application. A receiver runs in an application context of its own, and so has a
+``db.session`` of its own, in which it may read, write and commit; what it does not commit is rolled
+back. A receiver that fails is logged; it keeps nobody else from hearing and leaves the host's
+session as it was.
 """
 
 from __future__ import annotations
@@ -11,16 +12,15 @@ import contextlib
 import dataclasses
 import typing as t
 
+import sqlalchemy as sa
 from blinker import NamedSignal
 from blinker import Namespace
-from flask import current_app
 from flask import Flask
+from flask.globals import app_ctx
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import SessionTransaction
 
-if t.TYPE_CHECKING:
-    from .host.state import State
 _namespace = Namespace()
 
 #: A user got a code. ``user_id``, ``code``.
@@ -56,36 +56,22 @@ class _Announcement:
     signal: NamedSignal
     values: dict[str, t.Any]
 
-    def send(self) -> None:
+    def send(self, *, joined: bool = False) -> None:
+        """Call the receivers, each with a ``db.session`` of its own.
+
+        The host's session is about to leave ``commit()``, perhaps inside ``with
+        db.session.begin()``, where it takes no further statement. It gave its connection back,
+        so there is one to take.
+
+        :param joined: whether that session is in a transaction that somebody else will end, as in
+            test suites: what it "commits" can only be seen in it, and receivers share it.
+        """
         for receiver in self.signal.receivers_for(self.app):
             try:
-                with _own_session(self.app):
+                with contextlib.nullcontext() if joined else self.app.app_context():
                     receiver(self.app, **self.values)
             except Exception:
                 self.app.logger.exception("A receiver of %s failed", self.signal.name)
-
-
-@contextlib.contextmanager
-def _own_session(app: Flask) -> t.Iterator[None]:
-    """Lend the receiver a ``db.session``.
-
-    The host's own is about to leave ``commit()``, perhaps inside ``with db.session.begin()``,
-    where it takes no further statement. It gave its connection back, so there is one to take.
-    """
-    state: State = app.extensions["referral"].state
-    registry = state.db.session.registry
-    hosts = registry() if registry.has() else None
-    if hosts is not None and state.is_joined(hosts):
-        # What it has "committed" can only be seen on the connection that it was joined to.
-        yield
-        return
-    registry.clear()
-    try:
-        yield
-    finally:
-        state.db.session.remove()
-        if hosts is not None:
-            registry.set(hosts)
 
 
 class _Queue:
@@ -94,6 +80,7 @@ class _Queue:
     def __init__(self, session: Session) -> None:
         self.waiting: list[tuple[SessionTransaction, _Announcement]] = []
         self.due: list[_Announcement] = []
+        self.joined = _is_joined(session)
         event.listen(session, "after_commit", self.on_commit)
         event.listen(session, "after_transaction_end", self.on_end)
 
@@ -112,7 +99,7 @@ class _Queue:
             # Taken out first: a receiver may use the session and announce something itself.
             due, self.due = self.due, []
             for announcement in due:
-                announcement.send()
+                announcement.send(joined=self.joined)
 
 
 def send(signal: NamedSignal, **values: t.Any) -> None:
@@ -120,8 +107,14 @@ def send(signal: NamedSignal, **values: t.Any) -> None:
     _announcement(signal, values).send()
 
 
-def send_after_commit(session: Session, signal: NamedSignal, **values: t.Any) -> None:
-    """Send when the session's outermost transaction is committed, if it is."""
+def send_after_commit(session: Session | None, signal: NamedSignal, **values: t.Any) -> None:
+    """Send when the session's outermost transaction is committed, if it is.
+
+    :param session: None where what is told is committed already.
+    """
+    if session is None:
+        send(signal, **values)
+        return
     queue: _Queue | None = session.info.get(_INFO_KEY)
     if queue is None:
         queue = session.info[_INFO_KEY] = _Queue(session)
@@ -129,7 +122,13 @@ def send_after_commit(session: Session, signal: NamedSignal, **values: t.Any) ->
 
 
 def _announcement(signal: NamedSignal, values: dict[str, t.Any]) -> _Announcement:
-    return _Announcement(current_app._get_current_object(), signal, values)  # type: ignore[attr-defined]
+    return _Announcement(app_ctx.app, signal, values)
+
+
+def _is_joined(session: Session) -> bool:
+    # A transaction that was begun on a connection is not the session's to end.
+    binds = (session.bind, *app_ctx.app.extensions["sqlalchemy"].engines.values())
+    return any(isinstance(bind, sa.Connection) for bind in binds)
 
 
 def _innermost(session: Session) -> SessionTransaction:

@@ -7,24 +7,25 @@ statement, so that a roll-up that commits in between neither loses nor doubles a
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import typing as t
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 from . import codes
 from .db import days
+from .db import sql
+from .db.models import Models
 from .db.models import PAID
 from .db.models import RewardRole
 from .db.models import RewardStatus
+from .errors import is_whole_number
 from .errors import ReferralError
 from .results import Stats
 from .results import StatsDay
 from .results import StatsTotals
 
-if t.TYPE_CHECKING:
-    from .db.models import Models
 DEFAULT_DAYS = 30
 MOST_DAYS = 366
 
@@ -34,38 +35,43 @@ def checked_days(value: t.Any) -> int:
 
     :raises ReferralError: where it is no whole number from 1 to :data:`MOST_DAYS`.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_DAYS:
+    if not is_whole_number(value, 1, MOST_DAYS):
         raise ReferralError(f"days must be a whole number from 1 to {MOST_DAYS}.")
     return value
 
 
 def collect(
-    db: Session | sa.Connection,
+    db: sa.Connection,
     models: Models,
     user_id: t.Any,
     number: int,
     *,
     now: dt.datetime,
     link: t.Callable[[str], str | None],
+    reading: contextlib.AbstractContextManager[None] | None = None,
 ) -> Stats:
     """Return a referrer's statistics. Three statements, whatever the number of clicks.
 
-    A user who has no code yet has had no clicks; that takes one statement and makes no code.
+    A user who has no code yet has had no clicks; that takes two statements and makes no code.
 
     :param number: how many days the series has; today is the last.
     :param link: returns the share link of a code.
+    :param reading: what the statements are made in, as row level security.
     :raises ReferralError: where ``number`` is out of bounds.
+    :raises UnknownUser: where there is no such user.
     """
     last = days.day_of(now)
     first = last - dt.timedelta(days=checked_days(number) - 1)
-    code = codes.find(db, models, user_id)
-    visits: list[t.Any] = []
-    conversions: list[t.Any] = []
-    if code is not None:
-        dialect = (db.get_bind(models.ReferralClick) if isinstance(db, Session) else db).dialect
-        values = {"user": user_id, "first": first, "begin": days.begin(first, dialect.name)}
-        visits = _run(db, models, _statement(models, dialect.name, _visits), values)
-        conversions = _run(db, models, _statement(models, dialect.name, _conversions), values)
+    visits: t.Sequence[t.Any] = ()
+    conversions: t.Sequence[t.Any] = ()
+    with reading or contextlib.nullcontext():
+        code = codes.find(db, models, user_id)
+        if code is not None:
+            begin = days.begin(first, db.dialect.name)
+            visits = _visits(db, models, user=user_id, first=first, begin=begin).all()
+            conversions = _conversions(db, models, user=user_id, begin=begin).all()
+    if code is None:
+        codes.require_user(db, models, user_id)
     visits_of = {row.day: row for row in visits}
     conversions_of = {row.day: row for row in conversions}
 
@@ -95,6 +101,7 @@ def collect(
     )
 
 
+@sql.statement
 def _visits(models: Models, dialect: str) -> sa.Select[t.Any]:
     """One row for each day of the series that had a click, and one (NULL) for what was before.
 
@@ -137,6 +144,7 @@ def _visits(models: Models, dialect: str) -> sa.Select[t.Any]:
     ).group_by(parts.c.day)
 
 
+@sql.statement
 def _conversions(models: Models, dialect: str) -> sa.Select[t.Any]:
     """As :func:`_visits`, for what the referrer's rewards came to.
 
@@ -171,21 +179,3 @@ def _conversions(models: Models, dialect: str) -> sa.Select[t.Any]:
 def _sum(figure: sa.ColumnElement[t.Any], name: str) -> sa.Label[int]:
     # PostgreSQL's sum of a BIGINT is NUMERIC.
     return sa.cast(sa.func.sum(figure), sa.BigInteger()).label(name)
-
-
-def _statement(
-    models: Models, dialect: str, build: t.Callable[[Models, str], sa.Select[t.Any]]
-) -> sa.Select[t.Any]:
-    key = (build, dialect)
-    found: sa.Select[t.Any] | None = models.statements.get(key)
-    return found if found is not None else models.statements.setdefault(key, build(models, dialect))
-
-
-def _run(
-    db: Session | sa.Connection, models: Models, statement: t.Any, values: dict[str, t.Any]
-) -> list[t.Any]:
-    if isinstance(db, Session):
-        # Nothing in the statement tells a session with several databases which one is meant.
-        arguments = {"mapper": sa.inspect(models.ReferralClick)}
-        return list(db.execute(statement, values, bind_arguments=arguments))
-    return list(db.execute(statement, values))

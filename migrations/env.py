@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging.config
 import sqlite3
 import typing as t
@@ -83,6 +84,23 @@ def run_migrations() -> None:
         context.execute(f"DROP TABLE IF EXISTS {preparer.format_table(state.models.version_table)}")
 
 
+def checked(steps: t.Callable[..., t.Iterable[t.Any]]) -> t.Callable[..., list[t.Any]]:
+    """Ask each revision that is to run what speaks against it, before the first one runs.
+
+    One that lets a live table be changed commits what ran before it, so a later refusal would
+    leave half of the upgrade.
+    """
+
+    def checked_steps(heads: t.Any, ctx: MigrationContext) -> list[t.Any]:
+        found = list(steps(heads, ctx))
+        for step in (step.info for step in found):
+            if step.is_upgrade and not step.is_stamp:
+                getattr(step.up_revision.module, "check", lambda: None)()
+        return found
+
+    return checked_steps
+
+
 options: dict[str, t.Any] = {
     "target_metadata": metadata,
     "version_table": VERSION_TABLE,
@@ -116,7 +134,12 @@ def run_online() -> None:
     with state.engine.connect() as connection:
         with transactional_ddl(connection):
             connection.execution_options(isolation_level=level)
-            context.configure(connection=connection, transactional_ddl=True, **options)
+            configure = functools.partial(
+                context.configure, connection=connection, transactional_ddl=True, **options
+            )
+            configure()
+            # Only now it is known what finds the steps.
+            configure(fn=checked(context.get_context().opts["fn"]))
             with context.begin_transaction():
                 run_migrations()
         if not isinstance(state.engine.pool, StaticPool | SingletonThreadPool):

@@ -10,18 +10,15 @@ import uuid
 
 import sqlalchemy as sa
 
-from flask_referral.conversions.payment import HOST
-from flask_referral.db.models import RewardRole
-from flask_referral.db.models import RewardStatus
-
 from .hosts import Host
 from .visiting import make_code
 
 #: Noon of a day around which histories are made.
 NOON = dt.datetime(2026, 3, 15, 12, tzinfo=dt.UTC)
+STATUSES = ("pending", "held", "credited", "reversed", "void")
 PERSONAL = ("referrer_url", "user_agent", "ip_hash")
 
-_memberships = itertools.count(1)
+_payments = itertools.count(1)
 
 
 class Referrer:
@@ -31,9 +28,8 @@ class Referrer:
         self.host = host
         self.id = host.add_user()
         self.code = make_code(host, self.id)
-        #: (clicked at, led to a sign-up)
-        self.clicks: list[tuple[dt.datetime, bool]] = []
-        #: rows of referral_rewards
+        #: clicked at, and the user who signed up, or None
+        self.clicks: list[tuple[dt.datetime, t.Any]] = []
         self.rewards: list[dict[str, t.Any]] = []
 
     def click(self, *moments: dt.datetime, by: t.Any = None, **values: t.Any) -> list[uuid.UUID]:
@@ -54,59 +50,74 @@ class Referrer:
             for moment in moments
         ]
         execute(self.host, sa.insert(table), rows)
-        self.clicks += [(moment, by is not None) for moment in moments]
+        self.clicks += [(moment, by) for moment in moments]
         return [row["id"] for row in rows]
 
-    def convert(self, moment: dt.datetime, status: str, bonus: int, taken: int = 0) -> t.Any:
+    def convert(self, moment: dt.datetime, status: str, cents: int, taken: int = 0) -> t.Any:
         """Write a new user's sign-up and purchase; return the user's key."""
         user = self.host.add_user()
         self.click(moment, by=user)
-        id, membership = uuid.uuid4(), f"mem_{next(_memberships)}"
-        models = self.host.referral.models
-        conversion = {
-            "id": id,
+        id_ = uuid.uuid4()
+        row = {
+            "id": id_,
             "referrer_user_id": self.id,
             "referred_user_id": user,
             "referral_code": self.code,
-            "whop_membership_id": membership,
-            "bonus_cents": bonus,
+            "whop_membership_id": f"mem_{id_}",
+            "bonus_cents": cents,
             "converted_at": moment,
         }
-        reward = {
-            "id": id,
-            "conversion_id": id,
+        table = self.host.referral.models.ReferralConversion.__table__
+        execute(self.host, sa.insert(table), [row])
+        self.earn(moment, status, cents, taken, id=id_, referred_user_id=user, conversion_id=id_)
+        return user
+
+    def earn(
+        self, moment: dt.datetime, status: str, cents: int, taken: int = 0, **values: t.Any
+    ) -> uuid.UUID:
+        """Write what a payment earned the referrer, without a conversion; return its id."""
+        row = {
+            "id": uuid.uuid4(),
             "user_id": self.id,
-            "referred_user_id": user,
-            "role": RewardRole.referrer,
-            "provider": HOST,
-            "payment_id": membership,
-            "membership_id": membership,
+            "role": "referrer",
+            "provider": "host",
+            "payment_id": f"pay_{next(_payments)}",
+            "membership_id": "mem",
             "number": 1,
-            "cents": bonus,
+            "cents": cents,
             "reversed_cents": taken,
             "status": status,
             "created_at": moment,
-        }
-        execute(self.host, sa.insert(models.ReferralConversion.__table__), [conversion])
-        execute(self.host, sa.insert(models.ReferralReward.__table__), [reward])
-        self.rewards.append(reward)
-        return user
+        } | values
+        execute(self.host, sa.insert(self.host.referral.models.ReferralReward.__table__), [row])
+        self.rewards.append(row)
+        id_: uuid.UUID = row["id"]
+        return id_
+
+    def lose(self, user: t.Any) -> None:
+        """Delete a referred user's account."""
+        execute(self.host, sa.delete(self.host.User).where(self.host.User.id == user))
+        self.clicks = [(moment, None if by == user else by) for moment, by in self.clicks]
 
     def expected(self, now: dt.datetime, days: int) -> dict[str, t.Any]:
         """Count in plain Python what the statistics should say, without code and link."""
 
         def figures(day: dt.date | None) -> dict[str, t.Any]:
             clicks = [item for item in self.clicks if day is None or item[0].date() == day]
-            bought = [row for row in self.rewards if day is None or row["created_at"].date() == day]
-            earned = [row for row in bought if row["status"] in ("credited", "reversed")]
-            waiting = [row for row in bought if row["status"] in ("pending", "held")]
+            rewards = [
+                row for row in self.rewards if day is None or row["created_at"].date() == day
+            ]
+            paid = [row for row in rewards if row["status"] in ("credited", "reversed")]
+            waiting = [row for row in rewards if row["status"] in ("pending", "held")]
             return {
                 "clicks": len(clicks),
-                "signups": sum(signed_up for _, signed_up in clicks),
-                "conversions": sum(row["status"] != "void" for row in bought),
-                "earned_cents": sum(row["cents"] for row in earned),
+                "signups": sum(by is not None for _, by in clicks),
+                "conversions": sum(
+                    row["number"] == 1 and row["status"] != "void" for row in rewards
+                ),
+                "earned_cents": sum(row["cents"] for row in paid),
                 "pending_cents": sum(row["cents"] - row["reversed_cents"] for row in waiting),
-                "reversed_cents": sum(row["reversed_cents"] for row in earned),
+                "reversed_cents": sum(row["reversed_cents"] for row in paid),
             }
 
         daily = []
@@ -158,8 +169,13 @@ def add_past(referrer: Referrer, now: dt.datetime, rng: random.Random, days: int
     referrer.click(*(moment() for _ in range(rng.randrange(1, 40))))
     for _ in range(rng.randrange(3)):
         referrer.click(moment(), by=referrer.host.add_user())
-    for _ in range(rng.randrange(6)):
-        bonus = rng.randrange(1, 2_000)
-        status = rng.choice(list(RewardStatus))
-        taken = bonus if status in ("reversed", "void") else rng.choice((0, rng.randrange(bonus)))
-        referrer.convert(moment(), status, bonus, taken)
+    for _ in range(rng.randrange(1, 7)):
+        cents = rng.randrange(1, 2_000)
+        status = rng.choice(STATUSES)
+        taken = cents if status in ("reversed", "void") else rng.choice((0, rng.randrange(cents)))
+        user = referrer.convert(moment(), status, cents, taken)
+        if rng.random() < 0.4:
+            # Renewals.
+            referrer.earn(moment(), rng.choice(STATUSES[:3]), 7, number=2, referred_user_id=user)
+        if rng.random() < 0.2:
+            referrer.lose(user)

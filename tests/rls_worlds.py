@@ -200,13 +200,30 @@ def fill(world: World) -> None:
             connection.execute(daily.values(referrer_user_id=owner, day=dt.date.min, clicks=1))
         # Each of the two was referred by the other.
         for referrer, referred in (world.ids[:2], world.ids[1::-1]):
+            id_ = uuid.uuid4()
             connection.execute(
                 sa.insert(models.ReferralConversion).values(
+                    id=id_,
                     referrer_user_id=referrer,
                     referred_user_id=referred,
                     referral_code=code_of[referrer],
                     whop_membership_id=f"mem_{referrer}",
                     bonus_cents=1000,
+                )
+            )
+            connection.execute(
+                sa.insert(models.ReferralReward).values(
+                    id=id_,
+                    conversion_id=id_,
+                    user_id=referrer,
+                    referred_user_id=referred,
+                    role="referrer",
+                    provider="host",
+                    payment_id=f"mem_{referrer}",
+                    membership_id=f"mem_{referrer}",
+                    number=1,
+                    cents=1000,
+                    status="credited",
                 )
             )
 

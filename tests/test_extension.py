@@ -183,6 +183,13 @@ def test_another_database(db: SQLAlchemy, url: str) -> None:
     refused(app, message, user_model=make_user(db))
 
 
+def test_an_engine_that_maps_schemas(db: SQLAlchemy) -> None:
+    options = {"execution_options": {"schema_translate_map": {None: "shop"}}}
+    app = make_app(db, SQLALCHEMY_ENGINE_OPTIONS=options)
+    message = r"cannot follow a schema_translate_map .* name the schema in the models"
+    refused(app, message, user_model=make_user(db))
+
+
 @pytest.mark.parametrize(("version", "works"), [((3, 34, 1), False), ((3, 35, 0), True)])
 def test_old_sqlite(
     db: SQLAlchemy, monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], works: bool
@@ -238,9 +245,7 @@ def test_nested_blueprint(db: SQLAlchemy, referral: Referral) -> None:
     api.register_blueprint(v1, url_prefix="/v1")
     app.register_blueprint(api, url_prefix="/api")
     assert generate(app, "/api/v1/friends/generate")[0] == 200
-    status, body = generate(app, "/api/v1/friends/nothing")
-    assert (status, body.keys()) == (404, {"error"})
-    assert generate(app, "/api/v1/nothing") == (404, None)
+    assert generate(app, "/api/v1/friends/nothing") == (404, None)
 
 
 def test_blueprint_under_another_name_and_twice(db: SQLAlchemy, referral: Referral) -> None:
@@ -250,9 +255,6 @@ def test_blueprint_under_another_name_and_twice(db: SQLAlchemy, referral: Referr
     app.register_blueprint(referral.blueprint, url_prefix="/x", name="friends")
     app.register_blueprint(referral.blueprint, url_prefix="/y", name="invites")
     assert generate(app, "/x/generate") == generate(app, "/y/generate")
-    for prefix in ("/x", "/y"):
-        status, body = generate(app, f"{prefix}/nothing")
-        assert (status, body.keys()) == (404, {"error"})
 
 
 def test_prefix_of_the_settings(db: SQLAlchemy, referral: Referral) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import hmac
+import json
 import re
 import typing as t
 from pathlib import Path
@@ -14,6 +17,10 @@ from flask_referral import schema
 from flask_referral.cli import referral
 from flask_referral.settings import PREFIX
 from flask_referral.settings import Settings
+
+from .conftest import MakeHost
+from .money import amounts
+from .money import refer
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -49,6 +56,34 @@ def test_quickstart_runs_as_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with app.app_context():
         for engine in namespace["db"].engines.values():
             engine.dispose()
+
+
+def test_another_provider_runs_as_pasted(make_sqlite: MakeHost) -> None:
+    host = make_sqlite()
+    source = section("Webhooks").split("```python\n")[2].split("```")[0]
+    secret = b"the shop's"
+    exec(compile(source, "app.py", "exec"), {"referral": host.referral, "SHOP_SECRET": secret})
+    referrer = host.add_user()
+    charge = {"charge": "ch_1", "amount": 3000, "currency": "EUR"}
+    events = [
+        charge | {"id": "1", "type": "charge.paid", "customer_reference": refer(host, referrer)},
+        charge | {"id": "2", "type": "charge.refunded", "refund": "re_1", "amount_refunded": 1500},
+        {"id": "3", "type": "charge.failed"},
+    ]
+    told = []
+    for event in events:
+        body = json.dumps(event).encode()
+        signature = hmac.new(secret, body, hashlib.sha256).hexdigest()
+        for given in (signature, signature[::-1], "ü", None):
+            answer = host.client().post(
+                "/api/referral/webhooks/shop",
+                data=body,
+                headers={} if given is None else {"Shop-Signature": given},
+            )
+            told.append((answer.status_code, answer.get_json().get("outcome")))
+    assert told[::4] == [(200, "converted"), (200, "reversed"), (200, "charge.failed")]
+    assert {status for status, _ in told if status != 200} == {401}
+    assert amounts(host, referrer) == [1000, -500]
 
 
 def test_settings_are_all_there_with_their_defaults() -> None:

@@ -36,6 +36,10 @@ DEFAULTS = {
     "REFERRAL_RLS_ROLE": None,
     "REFERRAL_WHOP_WEBHOOK_SECRET": (),
     "REFERRAL_WHOP_COMPANY_ID": (),
+    "REFERRAL_CURRENCY": "usd",
+    "REFERRAL_RENEWALS": 0,
+    "REFERRAL_MIN_PAYMENT_CENTS": 1,
+    "REFERRAL_NET_SHORTFALL": True,
 }
 
 #: The value as it is written, and as it is read.
@@ -66,9 +70,14 @@ GOOD: dict[str, list[tuple[t.Any, t.Any]]] = {
     "REFERRAL_RLS_ROLE": [(None, None), ("app user", "app user")],
     "REFERRAL_WHOP_WEBHOOK_SECRET": [
         (None, ()),
-        (" ws_one\n", ("ws_one",)),
-        (["ws_new", "ws_old"], ("ws_new", "ws_old")),
+        (" ws_one\n", (b"ws_one",)),
+        (["ws_new", "ws_old"], (b"ws_new", b"ws_old")),
+        ("whsec_d2hhdA==\n", (b"what",)),
     ],
+    "REFERRAL_CURRENCY": [("EUR", "eur"), ("jpy", "jpy")],
+    "REFERRAL_RENEWALS": [(None, None), (0, 0), (12, 12)],
+    "REFERRAL_MIN_PAYMENT_CENTS": [(0, 0), (500, 500)],
+    "REFERRAL_NET_SHORTFALL": [(False, False)],
     "REFERRAL_WHOP_COMPANY_ID": [("biz_1", ("biz_1",)), (("biz_1", "biz_2"), ("biz_1", "biz_2"))],
 }
 
@@ -134,6 +143,10 @@ BAD: dict[str, list[t.Any]] = {
         ["hush-hush", None],
         b"hush-hush",
     ],
+    "REFERRAL_CURRENCY": [*NO_TEXT, None, "", "us", "usdt", "us$", "usd\n", "€€€"],
+    "REFERRAL_RENEWALS": [*NO_WHOLE_NUMBER, "all"],
+    "REFERRAL_MIN_PAYMENT_CENTS": [*NO_WHOLE_NUMBER, None],
+    "REFERRAL_NET_SHORTFALL": [0, 1, "yes", None],
     "REFERRAL_WHOP_COMPANY_ID": [*NO_TEXT, "", ["biz_1", 2]],
 }
 

@@ -196,26 +196,31 @@ def test_bonus_of_the_referred_user_alone(make: MakeHost, heard: Heard) -> None:
     assert names(heard) == ["conversion-created", "conversion-credited", "conversion-reversed"]
 
 
-def test_rolled_back(host: Host, referred: t.Any, heard: Heard) -> None:
-    heard.clear()
+def new_code(host: Host, user: t.Any) -> str:
+    """Make a code, which is announced, in the transaction that is open."""
+    return host.referral.get_or_create_code(user).code
+
+
+def test_nothing_is_told_of_what_was_rolled_back(host: Host, heard: Heard) -> None:
+    user = host.add_user()
     with host.app.app_context():
         session = host.db.session
-        host.referral.convert(referred, "mem_1")
+        new_code(host, user)
         session.rollback()
         session.commit()
-        host.referral.convert(referred, "mem_1")
+        new_code(host, user)
         session.close()
         session.commit()
         assert heard == []
-        host.referral.convert(referred, "mem_1")
+        new_code(host, user)
         session.commit()
         session.commit()
-    assert names(heard) == ["conversion-created", "conversion-credited"]
+    assert names(heard) == ["code-created"]
 
 
-def test_commit_that_fails(make_postgresql: MakeHost, heard: Heard) -> None:
+def test_nothing_is_told_of_a_commit_that_fails(make_postgresql: MakeHost, heard: Heard) -> None:
     host = make_postgresql()
-    referred = refer(host, host.add_user())
+    user = host.add_user()
     with host.app.app_context():
         host.db.session.execute(
             sa.text(
@@ -224,8 +229,7 @@ def test_commit_that_fails(make_postgresql: MakeHost, heard: Heard) -> None:
             )
         )
         host.db.session.commit()
-        heard.clear()
-        host.referral.convert(referred, "mem_1")
+        new_code(host, user)
         host.db.session.execute(sa.text("INSERT INTO orders VALUES (1)"))
         with pytest.raises(sa.exc.IntegrityError):
             host.db.session.commit()
@@ -234,89 +238,85 @@ def test_commit_that_fails(make_postgresql: MakeHost, heard: Heard) -> None:
     assert heard == []
 
 
-def test_savepoints(host: Host, heard: Heard) -> None:
-    users = [refer(host, host.add_user()) for _ in range(4)]
-    heard.clear()
+def test_a_savepoint_is_told_with_the_transaction_around_it(host: Host, heard: Heard) -> None:
+    users = [host.add_user() for _ in range(4)]
     with host.app.app_context():
         session = host.db.session
-
-        def convert(number: int) -> None:
-            host.referral.convert(users[number], f"mem_{number}")
-
-        convert(0)
+        new_code(host, users[0])
         with session.begin_nested():
-            convert(1)
+            new_code(host, users[1])
         lost = session.begin_nested()
         with session.begin_nested():
             # Released into what is rolled back.
-            convert(2)
+            new_code(host, users[2])
         lost.rollback()
         assert heard == []
         with session.begin_nested():
             inner = session.begin_nested()
             inner.rollback()
-            convert(3)
+            new_code(host, users[3])
         assert heard == []
         session.commit()
-    created = [values for name, values in heard if name == "conversion-created"]
-    assert [values["membership_id"] for values in created] == ["mem_0", "mem_1", "mem_3"]
+    assert [values["user_id"] for _, values in heard] == [users[0], users[1], users[3]]
 
 
-def test_receivers_use_the_database(host: Host, heard: Heard) -> None:
-    users = [refer(host, host.add_user()) for _ in range(3)]
-    heard.clear()
-    seen: list[int] = []
+def test_a_receiver_has_a_session_of_its_own(host: Host, heard: Heard) -> None:
+    users = [host.add_user() for _ in range(3)]
+    seen: list[str] = []
+    sessions: list[t.Any] = []
 
-    def receive(app: t.Any, conversion_id: t.Any, **values: t.Any) -> None:
+    def receive(app: t.Any, user_id: t.Any, code: str, **values: t.Any) -> None:
         session = host.db.session
-        conversion = session.get(host.referral.models.ReferralConversion, conversion_id)
-        seen.append(conversion.bonus_cents)
-        session.add(host.User(name=f"told of {conversion.whop_membership_id}"))
-        if conversion.whop_membership_id != "mem_2":
+        sessions.append(session())
+        model = host.referral.models.ReferralCode
+        seen.append(session.scalars(sa.select(model.code).where(model.user_id == user_id)).one())
+        assert seen[-1] == code
+        session.add(host.User(name=f"told of {user_id}"))
+        if user_id != users[2]:
             session.commit()
 
-    with host.app.app_context(), hearing(signals.conversion_credited, receive):
-        host.referral.convert(users[0], "mem_0")
+    with host.app.app_context(), hearing(signals.code_created, receive):
+        hosts = host.db.session()
+        new_code(host, users[0])
         host.db.session.commit()
-        for number in (1, 2):
+        for user in users[1:]:
             # A context manager takes no statement after its commit.
             with host.db.session.begin():
-                host.referral.convert(users[number], f"mem_{number}")
-        assert seen == [1000] * 3
+                new_code(host, user)
+        assert len(seen) == 3
+        assert host.db.session() is hosts
+        assert hosts not in sessions
         told = sa.select(host.User.name).where(host.User.name.like("told of %"))
         # What a receiver does not commit is not in the host's next transaction.
         host.db.session.commit()
-        assert set(host.db.session.scalars(told)) == {"told of mem_0", "told of mem_1"}
-    assert names(heard).count("conversion-credited") == 3
+        expected = {f"told of {user}" for user in users[:2]}
+        assert set(host.db.session.scalars(told)) == expected
+    assert names(heard) == ["code-created"] * 3
 
 
-def test_receivers_may_announce_themselves(host: Host, heard: Heard) -> None:
-    first, second = (refer(host, host.add_user()) for _ in range(2))
-    heard.clear()
+def test_a_receiver_may_announce_something_itself(host: Host, heard: Heard) -> None:
+    first, second = host.add_user(), host.add_user()
 
-    def receive(app: t.Any, membership_id: str, **values: t.Any) -> None:
-        if membership_id == "mem_1":
-            host.referral.convert(second, "mem_2")
+    def receive(app: t.Any, user_id: t.Any, **values: t.Any) -> None:
+        if user_id == first:
+            new_code(host, second)
             host.db.session.commit()
 
-    with host.app.app_context(), hearing(signals.conversion_created, receive):
-        host.referral.convert(first, "mem_1")
+    with host.app.app_context(), hearing(signals.code_created, receive):
+        new_code(host, first)
         host.db.session.commit()
         host.db.session.commit()
-    memberships = [values.get("membership_id") for _, values in heard]
-    assert sorted(filter(None, memberships)) == ["mem_1", "mem_2"]
-    assert len(heard) == 4
+    assert sorted(values["user_id"] for _, values in heard) == sorted([first, second])
 
 
-def test_a_receiver_that_fails(
-    host: Host, referred: t.Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_receiver_that_fails_harms_nobody(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    user = host.add_user()
     called: list[str] = []
 
     def fail(app: t.Any, **values: t.Any) -> None:
         called.append("failed")
         # Leaves a session that takes nothing more until it is rolled back.
-        host.db.session.add(host.Wallet(user_id=referred, amount_cents=1, type="no such type"))
+        host.db.session.add(host.Wallet(user_id=user, amount_cents=1, type="no such type"))
         host.db.session.commit()
 
     def hear(app: t.Any, **values: t.Any) -> None:
@@ -325,41 +325,43 @@ def test_a_receiver_that_fails(
 
     with (
         host.app.app_context(),
-        hearing(signals.conversion_created, fail),
-        hearing(signals.conversion_created, hear),
+        hearing(signals.code_created, fail),
+        hearing(signals.code_created, hear),
         caplog.at_level(logging.ERROR),
     ):
-        host.db.session.add(user := host.User(name="Ada"))
-        host.referral.convert(referred, "mem_1")
+        host.db.session.add(ada := host.User(name="Ada"))
+        code = new_code(host, user)
         host.db.session.commit()
         assert sorted(called) == ["failed", "heard"]
         assert [record.getMessage() for record in caplog.records] == [
-            "A receiver of referral-conversion-created failed"
+            "A receiver of referral-code-created failed"
         ]
         # The host goes on with its session and its objects.
-        user.name = "Grace"
+        ada.name = "Grace"
         host.db.session.commit()
-        assert host.db.session.scalar(sa.select(host.User.name).filter_by(id=user.id)) == "Grace"
-        conversion = host.referral.models.ReferralConversion
-        assert host.db.session.scalar(sa.select(conversion.status)) == "credited"
+        assert host.db.session.scalar(sa.select(host.User.name).filter_by(id=ada.id)) == "Grace"
+        assert new_code(host, user) == code
 
 
 def test_a_receiver_needs_no_second_connection(make_postgresql: MakeHost) -> None:
     host = make_postgresql(
         SQLALCHEMY_ENGINE_OPTIONS={"pool_size": 1, "max_overflow": 0, "pool_timeout": 2}
     )
-    referred = refer(host, host.add_user())
+    users = [host.add_user() for _ in range(2)]
     found: list[int] = []
 
     def receive(app: t.Any, **values: t.Any) -> None:
-        count = sa.select(sa.func.count()).select_from(host.referral.models.ReferralConversion)
+        count = sa.select(sa.func.count()).select_from(host.referral.models.ReferralCode)
         found.append(host.db.session.scalar(count))
 
-    with host.app.app_context(), hearing(signals.conversion_created, receive):
-        host.referral.convert(referred, "mem_1")
-        host.db.session.commit()
-        host.db.session.scalar(sa.select(host.User.id))
-    assert found == [1]
+    with hearing(signals.code_created, receive):
+        with host.app.app_context():
+            new_code(host, users[0])
+            host.db.session.commit()
+            host.db.session.scalar(sa.select(host.User.id))
+        host.current_user = users[1]
+        assert host.client().post("/api/referral/generate").status_code == 200
+    assert found == [1, 2]
 
 
 @pytest.mark.parametrize("mode", ["create_savepoint", "rollback_only"])
@@ -368,52 +370,58 @@ def test_session_joined_to_an_outer_transaction(
 ) -> None:
     """As hosts' test suites do it: their commits are commits to us, and all is rolled back."""
     host = make_postgresql()
-    referred, other = (refer(host, host.add_user()) for _ in range(2))
-    heard.clear()
+    first, second, third = (host.add_user() for _ in range(3))
     seen: list[int] = []
 
-    def receive(app: t.Any, membership_id: str, **values: t.Any) -> None:
-        count = sa.select(sa.func.count()).select_from(host.referral.models.ReferralConversion)
+    def receive(app: t.Any, user_id: t.Any, **values: t.Any) -> None:
+        count = sa.select(sa.func.count()).select_from(host.referral.models.ReferralCode)
         seen.append(host.db.session.scalar(count))
-        if membership_id == "mem_1":
-            host.referral.convert(other, "mem_2")
+        if user_id == first:
+            new_code(host, second)
             host.db.session.commit()
 
     with (
         host.app.app_context(),
         host.db.engine.connect() as connection,
-        hearing(signals.conversion_created, receive),
+        hearing(signals.code_created, receive),
     ):
         outer = connection.begin()
         session = Session(bind=connection, join_transaction_mode=t.cast(t.Any, mode))
         host.db.session.registry.set(session)
-        host.referral.convert(referred, "mem_1")
+        new_code(host, first)
         assert heard == []
         host.db.session.commit()
         assert host.db.session() is session
         # What a receiver commits is announced too, and nothing twice.
-        assert sorted(names(heard)) == ["conversion-created"] * 2 + ["conversion-credited"] * 2
+        assert sorted(values["user_id"] for _, values in heard) == [first, second]
         assert seen == [1, 2]
-        host.db.session.remove()
+        # The view commits too, and its transaction is as little its own.
+        host.current_user = third
+        with host.app.test_request_context(method="POST"):
+            host.db.session.registry.set(session)
+            host.app.view_functions["referral.generate"]()
+        assert seen == [1, 2, 3]
+        session.close()
         outer.rollback()
-    assert len(heard) == 4
+    assert len(heard) == 3
     with host.app.app_context():
-        assert not host.db.session.scalars(sa.select(host.referral.models.ReferralEvent)).all()
+        assert not host.db.session.scalars(sa.select(host.referral.models.ReferralCode)).all()
 
 
-def test_two_applications(make_sqlite: MakeHost, new_sqlite_url: t.Any, host_on: t.Any) -> None:
-    """A receiver that asks for one application hears of no other."""
+def test_a_receiver_of_one_application_hears_of_no_other(
+    make_sqlite: MakeHost, new_sqlite_url: t.Any, host_on: t.Any
+) -> None:
     one, other = make_sqlite(), host_on(new_sqlite_url())
     found: list[t.Any] = []
 
     def receive(app: t.Any, **values: t.Any) -> None:
         found.append(app)
 
-    with signals.conversion_created.connected_to(receive, sender=one.app):
+    with signals.code_created.connected_to(receive, sender=one.app):
         for host in (one, other):
-            user = refer(host, host.add_user())
+            user = host.add_user()
             with host.app.app_context():
-                host.referral.convert(user, "mem_1")
+                new_code(host, user)
                 host.db.session.commit()
     assert found == [one.app]
 

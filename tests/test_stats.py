@@ -134,6 +134,35 @@ def test_the_kinds_of_money(make: MakeHost, at_noon: Clock, rolled_up: bool) -> 
     assert not any(day["clicks"] for day in found["daily"][:-1])
 
 
+def test_a_deleted_buyer_changes_no_money(make: MakeHost, at_noon: Clock) -> None:
+    host = make()
+    referrer = Referrer(host)
+    buyer = referrer.convert(NOON, "credited", 1000)
+    before = referrer.stats(1)["totals"]
+    referrer.lose(buyer)
+    # The sign-up is the user's, and goes; the click stays.
+    assert referrer.stats(1)["totals"] == before | {"signups": 0}
+    assert before["earned_cents"] == 1000
+
+
+def test_renewals_earn_and_are_no_conversions(make: MakeHost, at_noon: Clock) -> None:
+    host = make()
+    referrer = Referrer(host)
+    buyer = referrer.convert(NOON, "credited", 1000)
+    for number in (2, 3):
+        referrer.earn(NOON, "credited", 300, number=number, referred_user_id=buyer)
+    totals = referrer.stats(1)["totals"]
+    assert (totals["conversions"], totals["earned_cents"]) == (1, 1600)
+
+
+def test_a_welcome_bonus_is_not_the_programs_earning(make: MakeHost, at_noon: Clock) -> None:
+    """Of a user who was referred and refers others, only the latter counts."""
+    host = make()
+    referrer = Referrer(host)
+    referrer.earn(NOON, "credited", 500, role="referred", referred_user_id=referrer.id)
+    assert set(referrer.stats(1)["totals"].values()) == {0}
+
+
 def test_the_series_has_no_gaps(make: MakeHost, at_noon: Clock) -> None:
     host = make()
     referrer = Referrer(host)
@@ -213,12 +242,32 @@ class TestBudget:
         host = make_postgresql()
         referrers = [Referrer(host) for _ in range(20)]
         moments = [NOON - dt.timedelta(minutes=7 * number) for number in range(500)]
+        buyer = host.add_user()
         for referrer in referrers:
             referrer.click(*moments)
             referrer.convert(NOON, "credited", 5)
+        rewards = host.referral.models.ReferralReward.__table__
+        row = {"role": "referrer", "provider": "host", "membership_id": "m", "status": "credited"}
+        execute(
+            host,
+            sa.insert(rewards),
+            [
+                row
+                | {
+                    "user_id": referrer.id,
+                    "referred_user_id": buyer,
+                    "payment_id": f"{referrer.id} {moment}",
+                    "number": 2,
+                    "cents": 1,
+                    "created_at": moment,
+                }
+                for referrer in referrers
+                for moment in moments
+            ],
+        )
         with host.app.app_context(), host.db.engine.connect() as connection:
             connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-            for table in ("referral_clicks", "referral_daily"):
+            for table in ("referral_clicks", "referral_daily", "referral_rewards"):
                 connection.exec_driver_sql(f"VACUUM ANALYZE {table}")
         plans: list[str] = []
         with host.app.app_context():
@@ -227,7 +276,7 @@ class TestBudget:
         def explain(
             connection: t.Any, cursor: t.Any, statement: str, parameters: t.Any, *rest: t.Any
         ) -> None:
-            if "referral_daily" in statement:
+            if "referral_daily" in statement or "referral_rewards" in statement:
                 with connection.connection.cursor() as other:
                     other.execute(f"EXPLAIN {statement}", parameters)
                     plans.append("\n".join(row[0] for row in other.fetchall()))
@@ -235,10 +284,12 @@ class TestBudget:
         sa.event.listen(engine, "before_cursor_execute", explain)
         referrers[0].stats()
         sa.event.remove(engine, "before_cursor_execute", explain)
-        (plan,) = plans
+        plan = "\n".join(plans)
         assert plan.count("Index Only Scan using idx_referral_clicks_referrer_user_id") == 2, plan
-        assert "Seq Scan on referral_clicks" not in plan
         assert "idx_referral_clicks_signups" in plan
+        assert "idx_referral_rewards_user_id" in plan
+        assert "Seq Scan on referral_clicks" not in plan
+        assert "Seq Scan on referral_rewards" not in plan
 
 
 class TestApi:

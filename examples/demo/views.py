@@ -100,7 +100,13 @@ def log_out() -> ResponseReturnValue:
 @blueprint.get("/account")
 @login_required
 def account() -> str:
-    return render_template("account.html", stats=referral.stats(current_user))
+    reward = referral.models.ReferralReward
+    own = sa.select(reward).where(reward.user_id == current_user.id).order_by(reward.created_at)
+    return render_template(
+        "account.html",
+        stats=referral.stats(current_user),
+        rewards=db.session.scalars(own).all(),
+    )
 
 
 @blueprint.post("/account/code")

@@ -36,9 +36,15 @@ def reattribute(user: str, code: str, yes: bool, as_json: bool) -> None:
     if not yes and sys.stdin.isatty():
         click.confirm(f"Bind user {user_id} to {normalized}?", abort=True, err=True)
     session = current.db.session()
-    before, bound = attribution.reattribute(
-        session, current.models, user_id, normalized, now=clock.now()
+    before, outcome = attribution.reattribute(
+        current.models.connection(session), current.models, user_id, normalized, now=clock.now()
     )
-    data = {"user": user_id, "before": before, "code": normalized, "click": bound.id}
+    attribution.announce(user_id, outcome, session)
     session.commit()
+    data = {
+        "user": user_id,
+        "before": before,
+        "code": normalized,
+        "click": outcome.click and outcome.click.id,
+    }
     report(as_json, data, f"User {user_id}: {before or 'nobody'} before, {normalized} now.")

@@ -9,6 +9,7 @@ import click
 import sqlalchemy as sa
 from flask.cli import with_appcontext
 
+from .. import clicks
 from .. import clock
 from ..db.models import Models
 from ..upkeep import purge as purging
@@ -64,7 +65,8 @@ def rollup(as_json: bool) -> None:
 def purge(days: int, delete: bool, yes: bool, as_json: bool) -> None:
     """Clear the personal data of old clicks: hashed address, user agent, referring page.
 
-    Who referred whom stays. It can be interrupted, repeated and run twice at once.
+    Ids that were derived from an address are replaced once no cookie needs them any more. Who
+    referred whom stays. It can be interrupted, repeated and run twice at once.
     """
     question = f"Clear the personal data of all clicks older than {plural(days, 'day')}"
     if delete:
@@ -72,15 +74,16 @@ def purge(days: int, delete: bool, yes: bool, as_json: bool) -> None:
     confirm(f"{question}? This cannot be undone.", yes)
     models, now = state().models, clock.now()
     before = now - dt.timedelta(days=days)
+    forgotten = clicks.forgotten_since(state().settings, now)
     with batches.connection() as connection:
         if delete:
             # A click may go once a sum holds it.
             _roll_up(connection, models, now)
         purged = batches.run(
             connection,
-            purging.batches(connection, models, before, delete=delete),
+            purging.batches(connection, models, before, forgotten=forgotten, delete=delete),
             label="Purging clicks",
-            length=purging.count(connection, models, before, delete=delete),
+            length=purging.count(connection, models, before, forgotten=forgotten, delete=delete),
             size=sum,
             summary=_summary,
         )

@@ -7,11 +7,12 @@ import time
 import click
 from flask.cli import with_appcontext
 
-from ..host.identity import user_id
+from .. import codes
+from ..host.identity import convert_key
 from ..upkeep import backfill as station
+from ..web import connections as database
 from . import batches
 from .batches import plural
-from .group import extension
 from .group import json_option
 from .group import report
 from .group import state
@@ -23,10 +24,12 @@ from .group import state
 @with_appcontext
 def code(user: str, as_json: bool) -> None:
     """Print the code of USER (an id), made now if there is none."""
-    key = user_id(state(), user)
-    found = extension().get_or_create_code(key).code
-    state().db.session.commit()
-    report(as_json, {"user": key, "code": found}, found)
+    current = state()
+    key = convert_key(current.models.user_key, user)
+    found, _ = database.in_one_commit(
+        current, lambda db: codes.get_or_create(db, current.models, key), codes.announce
+    )
+    report(as_json, {"user": key, "code": found.code}, found.code)
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import typing as t
 import uuid
 
 import click
@@ -10,8 +11,12 @@ from flask.cli import with_appcontext
 
 from .. import clock
 from .. import codes
+from ..conversions import convert as conversion
 from ..conversions import maturity
+from ..conversions import reversals
+from ..conversions.payment import checked_payment
 from ..conversions.payment import HOST
+from ..conversions.rewards import Row
 from ..conversions.transaction import Transaction
 from ..db.models import RewardStatus
 from ..errors import ReferralError
@@ -21,7 +26,6 @@ from ..results import ReversalReason
 from . import batches
 from .batches import plural
 from .group import confirm
-from .group import extension
 from .group import json_option
 from .group import report
 from .group import state
@@ -35,7 +39,8 @@ _CONVERTED = {
     ConversionReason.already_converted: "This payment was handled before, or the user has no "
     "further payment that may earn; nothing was changed.",
     ConversionReason.not_referred: "Nobody referred this user; nothing was stored.",
-    ConversionReason.no_bonus: "The bonus is 0 cents; nothing was stored.",
+    ConversionReason.no_bonus: "The bonus is 0 cents, or the payment is below "
+    "REFERRAL_MIN_PAYMENT_CENTS; nothing was stored.",
 }
 _REVERSED = {
     ReversalReason.reversed: "Took {cents} back.",
@@ -49,9 +54,7 @@ _REVERSED = {
 provider_option = click.option(
     "--provider", default=HOST, show_default=True, help="Who named the payment: host, whop, ..."
 )
-payment_option = click.option(
-    "--payment-id", help="The provider's id of the payment.  [default: MEMBERSHIP's]"
-)
+payment_option = click.option("--payment-id", help="The provider's id of the payment.")
 
 
 def _moment(
@@ -72,6 +75,8 @@ def _moment(
 @click.argument("membership")
 @payment_option
 @provider_option
+@click.option("--paid-cents", type=int, help="What was paid, in the minor unit of its currency.")
+@click.option("--currency", help="Its three letters.  [default: REFERRAL_CURRENCY]")
 @click.option("--bonus-cents", type=int, help="The referrer's bonus, instead of the usual one.")
 @json_option
 @with_appcontext
@@ -80,36 +85,53 @@ def convert(
     membership: str,
     payment_id: str | None,
     provider: str,
+    paid_cents: int | None,
+    currency: str | None,
     bonus_cents: int | None,
     as_json: bool,
 ) -> None:
     """Record a payment of USER (an id) for MEMBERSHIP and credit the referrer.
 
-    It may be repeated: a payment earns once.
+    It may be repeated: a payment, which is MEMBERSHIP's own unless you name another, earns once.
     """
     current = state()
     key = user_id(current, user)
-    codes.require_user(current.db.session(), current.models, key)
-    result = extension().convert(
-        key, membership, payment_id=payment_id, provider=provider, bonus_cents=bonus_cents
+    payment = checked_payment(
+        membership_id=membership,
+        payment_id=payment_id,
+        provider=provider,
+        paid_cents=paid_cents,
+        currency=currency,
+        metadata=None,
+        wallet_currency=current.settings.currency,
     )
-    current.db.session.commit()
-    found = result.conversion
-    due = next((reward.available_at for reward in result.rewards), None)
-    text = _CONVERTED[result.reason].format(
-        cents=plural(result.bonus_cents, "cent"), date=due and clock.as_utc(due).isoformat()
+    tx = _begin()
+    codes.require_user(tx.db, current.models, key)
+    outcome = conversion.convert(
+        tx,
+        key,
+        payment,
+        policy=current.reward_policy,
+        bonus_cents=bonus_cents,
+        now=clock.now(),
+    )
+    tx.session.commit()
+    first = _told(outcome.rewards[0]) if outcome.rewards else {}
+    text = _CONVERTED[outcome.reason].format(
+        cents=plural(outcome.bonus_cents, "cent"), date=first.get("available_at")
     )
     data = {
         "user": key,
-        "membership": membership,
-        "reason": result.reason,
-        "created": result.created,
-        "bonus_cents": result.bonus_cents,
-        "conversion": found and found.id,
-        "referrer": found and found.referrer_user_id,
-        "rewards": [reward.id for reward in result.rewards],
+        "membership": payment.membership_id,
+        "payment": payment.id,
+        "provider": payment.provider,
+        "reason": outcome.reason,
+        "created": outcome.created,
+        "bonus_cents": outcome.bonus_cents,
+        "conversion": outcome.conversion and outcome.conversion["id"],
+        "rewards": list(map(_told, outcome.rewards)),
     }
-    report(as_json, data, text if not result.rewards else f"{text} Reward {result.rewards[0].id}.")
+    report(as_json, data, f"{text} Reward {first['reward']}." if first else text)
 
 
 @click.command()
@@ -132,24 +154,31 @@ def reverse(
     amount_cents: int | None,
     as_json: bool,
 ) -> None:
-    """Take the bonus of MEMBERSHIP back, once for each refund id."""
-    result = extension().reverse(
+    """Take the bonus of MEMBERSHIP back, once for each refund id.
+
+    That is the bonus of its payment that qualified, unless you name another payment.
+    """
+    tx = _begin()
+    outcome = reversals.refund(
+        tx,
         membership,
         reason=reason,
         payment_id=payment_id,
         provider=provider,
         refund_id=refund_id,
         amount_cents=amount_cents,
+        now=clock.now(),
     )
-    state().db.session.commit()
-    text = _reversed(result.reason, result.reversed_cents)
-    if result.shortfall_cents:
-        text += f" {plural(result.shortfall_cents, 'cent')} were not in the wallet any more."
+    tx.session.commit()
+    text = _reversed(outcome)
+    if outcome.shortfall_cents:
+        text += f" {plural(outcome.shortfall_cents, 'cent')} were not in the wallet any more."
     data = {
-        "reason": result.reason,
-        "conversion": result.conversion and result.conversion.id,
-        "reversed_cents": result.reversed_cents,
-        "shortfall_cents": result.shortfall_cents,
+        "reason": outcome.reason,
+        "conversion": outcome.conversion_id,
+        "reversed_cents": outcome.cents,
+        "shortfall_cents": outcome.shortfall_cents,
+        "rewards": list(map(_told, outcome.rows)),
     }
     report(as_json, data, text)
 
@@ -189,18 +218,13 @@ def mature(now: dt.datetime | None, as_json: bool) -> None:
 @with_appcontext
 def release(reward: str, as_json: bool) -> None:
     """Let the held REWARD (an id) go: credited now, or when its hold is over."""
-    found = maturity.release(_begin(), _reward_id(reward), clock.now())
-    state().db.session.commit()
-    available_at = found.available_at and found.available_at.isoformat()
-    data = {
-        "reward": found.id,
-        "status": found.status,
-        "cents": found.due_cents,
-        "available_at": available_at,
-    }
-    is_paid = found.status is RewardStatus.credited
-    when = "credited" if is_paid else f"pending until {available_at}"
-    report(as_json, data, f"Released: {plural(found.due_cents, 'cent')}, {when}.")
+    tx = _begin()
+    row = maturity.release(tx, _reward_id(reward), clock.now())
+    tx.session.commit()
+    data = _told(row)
+    is_paid = row.status is RewardStatus.credited
+    when = "credited" if is_paid else f"pending until {data['available_at']}"
+    report(as_json, data, f"Released: {plural(row.due_cents, 'cent')}, {when}.")
 
 
 @click.command()
@@ -212,14 +236,27 @@ def void(reward: str, yes: bool, as_json: bool) -> None:
     """Give the held or pending REWARD (an id) up, for good."""
     key = _reward_id(reward)
     confirm(f"Give reward {key} up, for good?", yes)
-    outcome = maturity.void(_begin(), key, clock.now())
-    state().db.session.commit()
-    data = {"reason": outcome.reason, "reward": key, "cents": outcome.cents}
-    report(as_json, data, _reversed(outcome.reason, outcome.cents))
+    tx = _begin()
+    outcome = maturity.void(tx, key, clock.now())
+    tx.session.commit()
+    data = {"reason": outcome.reason, **_told(outcome.rows[0])}
+    report(as_json, data, _reversed(outcome))
 
 
-def _reversed(reason: ReversalReason, cents: int) -> str:
-    return _REVERSED[reason].format(cents=plural(cents, "cent"))
+def _reversed(outcome: reversals.Outcome) -> str:
+    return _REVERSED[outcome.reason].format(cents=plural(outcome.cents, "cent"))
+
+
+def _told(row: Row) -> dict[str, t.Any]:
+    return {
+        "reward": row.id,
+        "user": row.user_id,
+        "role": row.role,
+        "status": row.status,
+        "cents": row.cents,
+        "reversed_cents": row.reversed_cents,
+        "available_at": row.available_at and row.available_at.isoformat(),
+    }
 
 
 def _begin() -> Transaction:

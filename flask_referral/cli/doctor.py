@@ -6,8 +6,8 @@ import dataclasses
 import textwrap
 
 import click
-from flask import current_app
 from flask.cli import with_appcontext
+from flask.globals import app_ctx
 
 from .. import doctor as station
 from ..doctor import Finding
@@ -16,7 +16,7 @@ from .group import json_option
 from .group import report
 from .group import state
 
-_COLORS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAULT: "red"}
+_COLORS = {Level.ok: "green", Level.warning: "yellow", Level.fault: "red"}
 _INDENT = " " * 13
 
 
@@ -26,15 +26,16 @@ _INDENT = " " * 13
 @with_appcontext
 def doctor(context: click.Context, as_json: bool) -> None:
     """Say what is wrong and how to mend it; ends with 1 where there is a fault."""
-    app = current_app._get_current_object()  # type: ignore[attr-defined]
-    findings = list(station.examine(app, state()))
+    findings = list(station.examine(app_ctx.app, state()))
     data = [dataclasses.asdict(finding) for finding in findings]
     report(as_json, data, "\n".join([*map(_text, findings), "", _summary(findings)]))
-    context.exit(int(_count(findings, Level.FAULT) > 0))
+    context.exit(int(_count(findings, Level.fault) > 0))
 
 
 def _text(finding: Finding) -> str:
-    label = click.style(finding.level.ljust(len(_INDENT)), fg=_COLORS.get(finding.level))
+    label = click.style(
+        finding.level.replace("_", " ").ljust(len(_INDENT)), fg=_COLORS.get(finding.level)
+    )
     lines = [label + finding.message]
     if finding.cure:
         lines.append(f"{_INDENT}{finding.cure}")
@@ -46,7 +47,7 @@ def _text(finding: Finding) -> str:
 def _summary(findings: list[Finding]) -> str:
     parts = [
         f"{number} {level}{'s' if number > 1 else ''}"
-        for level in (Level.FAULT, Level.WARNING)
+        for level in (Level.fault, Level.warning)
         if (number := _count(findings, level))
     ]
     return f"Found {' and '.join(parts)}." if parts else "Healthy: nothing is wrong."

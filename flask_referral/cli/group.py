@@ -8,16 +8,12 @@ import typing as t
 import click
 import sqlalchemy as sa
 from alembic.util import CommandError
-from flask import current_app
 from flask.cli import AppGroup
 from flask.cli import ScriptInfo
 
 from ..db.failures import explain
 from ..errors import ReferralError
-
-if t.TYPE_CHECKING:
-    from ..extension import Referral
-    from ..host.state import State
+from ..host.state import current_state
 
 
 class ReferralGroup(AppGroup):
@@ -40,15 +36,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
-def extension() -> Referral:
-    """Return the current application's Referral object."""
-    found: Referral = current_app.extensions["referral"]
-    return found
-
-
-def state() -> State:
-    """Return the current application's state."""
-    return extension().state
+#: Returns the current application's state.
+state = current_state
 
 
 def report(as_json: bool, data: t.Any, text: str) -> None:

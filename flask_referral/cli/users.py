@@ -6,7 +6,6 @@ import click
 from flask.cli import with_appcontext
 
 from .. import clock
-from .. import codes
 from .. import stats as station
 from ..errors import ConfigurationError
 from ..host.identity import convert_key
@@ -55,8 +54,6 @@ def stats(user: str, days: int, as_json: bool) -> None:
 
     with current.engine.connect() as connection:
         found = station.collect(connection, current.models, key, days, now=clock.now(), link=link)
-        if found.code is None:
-            codes.require_user(connection, current.models, key)
     report(as_json, found.to_dict(), _table(found, *no_link))
 
 
@@ -84,8 +81,8 @@ def export(user: str, as_json: bool) -> None:
 def erase(user: str, yes: bool, as_json: bool) -> None:
     """Remove the code of USER (an id), its clicks, and personal data of USER's own visits.
 
-    The wallet is untouched, and conversions stay as the record of what was paid until the
-    application deletes the user.
+    The wallet is untouched, and conversions and rewards stay as the record of what was paid until
+    the application deletes the user.
     """
     current = state()
     key = convert_key(current.models.user_key, user)

@@ -8,12 +8,14 @@ import typing as t
 
 from ..errors import ReferralError
 
-#: Minor units by ISO 4217 (list one of its maintenance agency), where there are not two.
+#: Minor units by ISO 4217 (list one of its maintenance agency), where there are not two. Of the
+#: cryptocurrencies, which it does not list, bitcoin's satoshi for all.
 _NO_DECIMALS = "bif clp djf gnf isk jpy kmf krw pyg rwf ugx uyi vnd vuv xaf xof xpf"
 EXPONENTS: t.Final[dict[str, int]] = {
     **dict.fromkeys(_NO_DECIMALS.split(), 0),
     **dict.fromkeys(("bhd", "iqd", "jod", "kwd", "lyd", "omr", "tnd"), 3),
     **dict.fromkeys(("clf", "uyw"), 4),
+    **dict.fromkeys(("ape", "btc", "eth"), 8),
 }
 
 _CODE = re.compile("[a-z]{3}")
@@ -38,5 +40,7 @@ def to_units(minor: int, currency: str) -> decimal.Decimal:
 
 def to_minor(amount: decimal.Decimal, currency: str) -> int:
     """Return an amount in minor units, rounded half to even."""
-    scaled = amount.scaleb(EXPONENTS.get(currency, 2), _CONTEXT)
-    return int(scaled.to_integral_value(context=_CONTEXT))
+    exponent = EXPONENTS.get(currency, 2)
+    # In one step: scaled first, more digits than the context's would be rounded twice.
+    rounded = _CONTEXT.quantize(amount, _CONTEXT.scaleb(decimal.Decimal(1), -exponent))
+    return int(rounded.scaleb(exponent, _CONTEXT))

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import typing as t
-
-from sqlalchemy.orm.util import identity_key
-
 from ..db.models import attach
-from ..db.models import M
 from ..results import ConversionResult
 from ..results import ReversalResult
 from . import convert
@@ -20,8 +15,10 @@ def conversion_result(tx: Transaction, outcome: convert.Outcome) -> ConversionRe
     models = tx.models
     conversion = None
     if outcome.conversion is not None:
-        conversion = _entity(tx, models.ReferralConversion, outcome.conversion)
-    rewards = tuple(_entity(tx, models.ReferralReward, row.values()) for row in outcome.rewards)
+        conversion = attach(tx.session, models.ReferralConversion, **outcome.conversion)
+    rewards = tuple(
+        attach(tx.session, models.ReferralReward, **row.values()) for row in outcome.rewards
+    )
     return ConversionResult(
         outcome.reason, conversion, rewards, outcome.created, outcome.bonus_cents
     )
@@ -32,8 +29,3 @@ def reversal_result(tx: Transaction, outcome: reversals.Outcome) -> ReversalResu
     id = outcome.conversion_id
     conversion = None if id is None else tx.session.get(tx.models.ReferralConversion, id)
     return ReversalResult(outcome.reason, conversion, outcome.cents, outcome.shortfall_cents)
-
-
-def _entity(tx: Transaction, model: type[M], values: dict[str, t.Any]) -> M:
-    known: M | None = tx.session.identity_map.get(identity_key(model, values["id"]))
-    return attach(tx.session, model, **values) if known is None else known

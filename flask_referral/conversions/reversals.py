@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import fractions
 import typing as t
 import uuid
@@ -17,6 +18,8 @@ from . import facts
 from . import rewards
 from .facts import Fact
 from .facts import Facts
+from .facts import Kind
+from .payment import checked_cents
 from .payment import checked_id
 from .rewards import Row
 from .transaction import Transaction
@@ -46,6 +49,36 @@ class Outcome:
     cents: int = 0
     shortfall_cents: int = 0
     rows: list[Row] = dataclasses.field(default_factory=list)
+
+
+def refund(
+    tx: Transaction,
+    membership_id: str | None,
+    *,
+    reason: str,
+    payment_id: str | None,
+    provider: str,
+    refund_id: str | None,
+    amount_cents: int | None,
+    now: dt.datetime,
+) -> Outcome:
+    """Take a bonus back, as :meth:`flask_referral.Referral.reverse` tells.
+
+    :raises ReferralError: as :func:`apply`, and for an amount that makes no sense.
+    """
+    if amount_cents is not None:
+        checked_cents(amount_cents, "amount_cents", least=1)
+    fact = Fact(
+        kind=Kind.refund,
+        provider=provider,
+        payment_id=payment_id,
+        membership_id=membership_id,
+        id=refund_id,
+        reason=reason,
+        amount_cents=amount_cents,
+        occurred_at=now,
+    )
+    return apply(tx, fact)
 
 
 def apply(tx: Transaction, fact: Fact) -> Outcome:

@@ -8,6 +8,9 @@ import typing as t
 import sqlalchemy as sa
 
 from .models import VERSION_TABLE
+from .sql import DEADLOCK_DETECTED
+from .sql import LOCK_NOT_AVAILABLE
+from .sql import SERIALIZATION_FAILURE
 from .sql import sqlstate
 
 if t.TYPE_CHECKING:
@@ -33,12 +36,25 @@ def is_away(error: sa.exc.SQLAlchemyError) -> bool:
     """Whether no database answers, as opposed to one that refuses a statement."""
     if isinstance(error, sa.exc.TimeoutError):
         return True
+    if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
+        # Drivers do not agree on what a connection that breaks is.
+        return True
     if not isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
         return False
     state = sqlstate(error)
     if state is not None:
         return state.startswith(_AWAY)
     return not _is_sqlite(error) or "unable to open" in str(error.orig)
+
+
+def is_contended(error: sa.exc.SQLAlchemyError) -> bool:
+    """Whether others were in the way, so that the same may work when it is tried again."""
+    if not isinstance(error, sa.exc.DBAPIError):
+        return False
+    if _is_sqlite(error):
+        name: str = getattr(error.orig, "sqlite_errorname", "")
+        return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+    return sqlstate(error) in (SERIALIZATION_FAILURE, DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE)
 
 
 def explain(error: sa.exc.SQLAlchemyError, models: Models) -> Failure:

@@ -22,6 +22,8 @@ from sqlalchemy.orm import mapped_column
 from sqlalchemy.orm import MappedColumn
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.util import identity_key
 from sqlalchemy.schema import conv
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -31,6 +33,9 @@ from ..errors import ConfigurationError
 VERSION_TABLE = "referral_alembic_version"
 #: What keeps a reward from being paid twice; an index on the host's wallet table.
 WALLET_INDEX = "idx_wallet_transactions_referral_bonus_unique"
+#: What does in SQLite what the foreign keys say, where the host has not switched them on; a
+#: trigger on the host's user table.
+USERS_TRIGGER = "referral_users_deleted"
 
 _INFO_KEY = "flask_referral"
 
@@ -87,21 +92,6 @@ def _compile_new_uuid_sqlite(element: new_uuid, compiler: t.Any, **kwargs: t.Any
     )
 
 
-class _JSONB(JSONB):
-    """JSONB whose repr is an expression that autogenerate can put into a host's script.
-
-    JSONB's own names a ``Text`` that such a script does not import, which Alembic mends on
-    PostgreSQL only: a host that develops on SQLite would get a script that does not run.
-    """
-
-    def __repr__(self) -> str:
-        return "JSONB(none_as_null=True)"
-
-
-# Autogenerate writes the module's name before the repr.
-_JSONB.__module__ = JSONB.__module__
-
-
 class _UserKey(sa.types.UserDefinedType[t.Any]):
     """Stands for the type of the host's user key until the table is built."""
 
@@ -132,7 +122,10 @@ def _moment(*, default: bool = False) -> t.Any:
 
 
 def _json() -> t.Any:
-    type_ = sa.JSON(none_as_null=True).with_variant(_JSONB(none_as_null=True), "postgresql")
+    jsonb = JSONB(none_as_null=True)
+    # Else its repr names a Text, which a script that a host generates on SQLite does not import.
+    jsonb.astext_type = None  # type: ignore[assignment]
+    type_ = sa.JSON(none_as_null=True).with_variant(jsonb, "postgresql")
     # "metadata" is taken on declarative classes.
     return mapped_column("metadata", type_, key="metadata_", nullable=True)
 
@@ -477,7 +470,16 @@ M = t.TypeVar("M", bound=_Mixin)
 
 
 def attach(session: Session, model: type[M], **values: t.Any) -> M:
-    """Return the entity of a row that was just inserted, without asking the database for it."""
+    """Return the entity of a row that was just read or written, without asking the database.
+
+    :param values: the row's, with its primary key.
+    """
+    key = tuple(values[name] for name in model._key)
+    known: M | None = session.identity_map.get(identity_key(model, key))
+    if known is not None:
+        for name, value in values.items():
+            set_committed_value(known, name, value)
+        return known
     entity = model(**values)
     make_transient_to_detached(entity)
     session.add(entity)
@@ -486,7 +488,7 @@ def attach(session: Session, model: type[M], **values: t.Any) -> M:
 
 def expire(session: Session, model: type[_Mixin], key: t.Any) -> None:
     """Let the session's entity of a row, if it has one, be read again when it is next used."""
-    entity = session.identity_map.get(sa.orm.util.identity_key(model, key))
+    entity = session.identity_map.get(identity_key(model, key))
     if entity is not None:
         session.expire(entity)
 

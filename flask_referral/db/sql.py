@@ -82,10 +82,20 @@ def is_autocommit(db: sa.Connection) -> bool:
     return bool(driver(db).autocommit)
 
 
-def begin_writing(db: sa.Connection) -> None:
+def begin_writing(db: sa.Connection, *, anew: bool = False) -> None:
     """Make an SQLite transaction the one that may write; nothing to do on PostgreSQL.
 
     Python's driver begins at the first write, and what was read before is of yesterday.
+
+    :param anew: whether a transaction that the host's engine begins by itself is begun again; it
+        must not have done anything yet.
     """
-    if db.dialect.name == "sqlite" and not driver(db).in_transaction:
+    if db.dialect.name != "sqlite":
+        return
+    if not db.in_transaction():
+        # Where the host's engine begins by itself, it does so now.
+        db.begin()
+    if anew and driver(db).in_transaction:
+        db.exec_driver_sql("ROLLBACK")
+    if not driver(db).in_transaction:
         db.exec_driver_sql("BEGIN IMMEDIATE")

@@ -56,10 +56,10 @@ def examine(app: Flask, state: State) -> t.Iterator[Finding]:
         if missing is not None:
             ill.add(check.name)
             message = f"{check.name!r} can be checked once {missing!r} is mended."
-            yield Finding(Level.NOT_CHECKED, message, check=check.name)
+            yield Finding(Level.not_checked, message, check=check.name)
             continue
         for finding in _make(check, patient, ill):
-            if finding.level is Level.FAULT:
+            if finding.level is Level.fault:
                 ill.add(check.name)
             yield dataclasses.replace(finding, check=check.name)
 

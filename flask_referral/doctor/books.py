@@ -1,4 +1,4 @@
-"""Whether the conversions and the host's wallet tell of the same money."""
+"""Whether the rewards and the host's wallet tell of the same money."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import typing as t
 import sqlalchemy as sa
 
 from .. import wallet as station
+from ..db.models import PAID
 from ..db.models import WALLET_INDEX
 from .findings import Check
 from .findings import counted
@@ -16,7 +17,6 @@ from .findings import Finding
 from .findings import Patient
 from .findings import warning
 
-_PAID = ("credited", "reversed")
 _POSTGRESQL_INDEX = sa.text(
     """
     SELECT indisvalid AND indisunique FROM pg_index
@@ -58,7 +58,7 @@ def index(patient: Patient) -> t.Iterator[Finding]:
         yield fault(
             f"The index {name} of {table.fullname!r} is not valid or not unique, so nothing keeps "
             "a bonus from being paid twice.",
-            f"DROP INDEX {concurrently}{schema}{name}, correct conversions that were paid twice, "
+            f"DROP INDEX {concurrently}{schema}{name}, correct rewards that were paid twice, "
             f"then {create}.",
         )
 
@@ -73,113 +73,91 @@ def _index(patient: Patient, formatted: str) -> sa.TextClause:
 
 
 def paid(patient: Patient) -> t.Iterator[Finding]:
-    """Whether each credited conversion's rows add up to what was earned. One statement."""
-    conversion = patient.state.models.ReferralConversion.__table__.c
+    """Whether each credited reward's rows add up to what is left of it. One statement."""
+    reward = patient.state.models.ReferralReward.__table__.c
     entries = _sums(patient)
-    referrer = _text(conversion.referrer_user_id)
-    referred = _text(conversion.referred_user_id)
+    is_own = entries.c.user == _text(reward.user_id)
     none: sa.ColumnElement[int] = sa.literal_column("0")
     found = (
         sa.select(
-            conversion.id,
-            conversion.converted_at,
-            conversion.referrer_user_id,
-            (conversion.bonus_cents - conversion.reversed_cents).label("due"),
-            (conversion.referred_bonus_cents - conversion.referred_reversed_cents).label("welcome"),
-            _total(sa.case((entries.c.user == referrer, entries.c.cents), else_=none), "paid"),
-            _total(sa.case((entries.c.user == referred, entries.c.cents), else_=none), "referred"),
+            reward.id,
+            reward.created_at,
+            reward.user_id,
+            (reward.cents - reward.reversed_cents).label("due"),
+            _total(sa.case((is_own, entries.c.cents), else_=none), "paid"),
             _total(entries.c.cents, "everybody"),
         )
-        .outerjoin(entries, entries.c.conversion == _conversion_id(patient))
-        .where(conversion.status.in_(_PAID))
+        .outerjoin(entries, entries.c.reward == _reward_id(patient))
+        .where(reward.status.in_(PAID))
         # Its key; the other columns depend on it, and PostgreSQL knows.
-        .group_by(conversion.id)
+        .group_by(reward.id)
         .subquery()
     )
-    wrong = sa.or_(
-        found.c.paid != found.c.due,
-        found.c.referred != found.c.welcome,
-        # Rows of somebody who has nothing to do with it.
-        found.c.everybody != found.c.due + found.c.welcome,
-    )
+    # The second: rows of somebody who has nothing to do with it.
+    wrong = sa.or_(found.c.paid != found.c.due, found.c.everybody != found.c.due)
     rows = _first(patient, found, wrong)
     if rows:
         yield fault(
-            f"{counted(rows[0].number, 'conversion is', 'conversions are')} credited with other "
-            f"amounts than the wallet has: {'; '.join(map(_difference, rows))}.",
+            f"{counted(rows[0].number, 'reward is', 'rewards are')} credited with other amounts "
+            f"than the wallet has: {'; '.join(map(_difference, rows))}.",
             "Compare the wallet's rows of reference_type 'referral_conversion' with these ids: "
-            "somebody changed them, the conversions or their users by hand, or they are from "
-            "before the application had a wallet. Correct the wallet with a row of type "
-            "'adjustment' for the same user and reference.",
+            "somebody changed them, the rewards or their users by hand, or they are from before "
+            "the application had a wallet. Correct the wallet with a row of type 'adjustment' for "
+            "the same user and reference.",
         )
 
 
 def _difference(row: t.Any) -> str:
     if row.paid != row.due:
-        return (
-            f"{row.id} is worth {row.due} cents, and user {row.referrer_user_id} has {row.paid} "
-            "for it"
-        )
-    if row.referred != row.welcome:
-        return (
-            f"{row.id} is worth {row.welcome} cents to the referred user, who has {row.referred} "
-            "for it"
-        )
-    others = row.everybody - row.due - row.welcome
+        return f"{row.id} is worth {row.due} cents, and user {row.user_id} has {row.paid} for it"
+    others = row.everybody - row.due
     return f"{row.id} has {others} cents in wallets of users who are not part of it"
 
 
 def unpaid(patient: Patient) -> t.Iterator[Finding]:
-    """Whether nothing was paid for conversions that are not credited. One statement."""
-    conversion = patient.state.models.ReferralConversion.__table__.c
+    """Whether nothing was paid for rewards that are not credited. One statement."""
+    reward = patient.state.models.ReferralReward.__table__.c
     entries = _sums(patient)
     found = (
-        sa.select(
-            conversion.id,
-            conversion.converted_at,
-            conversion.status,
-            _total(entries.c.cents, "cents"),
-        )
-        .join(entries, entries.c.conversion == _conversion_id(patient))
-        .where(conversion.status.not_in(_PAID))
-        .group_by(conversion.id)
+        sa.select(reward.id, reward.created_at, reward.status, _total(entries.c.cents, "cents"))
+        .join(entries, entries.c.reward == _reward_id(patient))
+        .where(reward.status.not_in(PAID))
+        .group_by(reward.id)
         .subquery()
     )
     rows = _first(patient, found, sa.true())
     if rows:
         examples = "; ".join(f"{row.id} is {row.status} and has {row.cents} cents" for row in rows)
         yield fault(
-            f"{counted(rows[0].number, 'conversion has', 'conversions have')} rows in the wallet "
-            f"without being credited: {examples}.",
-            "Somebody wrote the rows or changed the status by hand. Where the bonus is due, set "
-            "the status to 'credited' and credited_at; else take it out with a row of type "
+            f"{counted(rows[0].number, 'reward has', 'rewards have')} rows in the wallet without "
+            f"being credited: {examples}.",
+            "Somebody wrote the rows or changed the status by hand. Where the reward is due, set "
+            "its status to 'credited' and its credited_at; else take it out with a row of type "
             "'adjustment' and give both rows another reference. Until then, flask referral mature "
             "cannot credit what has a bonus already.",
         )
 
 
 def orphans(patient: Patient) -> t.Iterator[Finding]:
-    """Whether each bonus still has its conversion. One statement."""
-    conversions = patient.state.models.ReferralConversion.__table__
+    """Whether each bonus still has its reward. One statement."""
+    rewards = patient.state.models.ReferralReward.__table__
     table = _wallet(patient)
-    has_conversion = (
-        sa.exists()
-        .select_from(conversions)
-        .where(_conversion_id(patient) == _reference(patient, table))
+    has_reward = (
+        sa.exists().select_from(rewards).where(_reward_id(patient) == _reference(patient, table))
     )
     query = sa.select(sa.func.count().label("number"), _total(table.c.amount_cents, "cents")).where(
         table.c.type == station.BONUS,
         table.c.reference_type == station.REFERENCE_TYPE,
-        ~has_conversion,
+        ~has_reward,
     )
     row = _run(patient, query)[0]
     if row.number:
         yield warning(
             f"{counted(row.number, 'bonus', 'bonuses')} in the wallet, of {row.cents} cents in "
-            "all, belong to conversions that do not exist.",
-            "That is normal where users were deleted, since their conversions go with them and "
-            "what was paid stays. Where none were, somebody deleted conversions: restore them from "
-            "a backup.",
+            "all, belong to rewards that do not exist.",
+            "That is normal where users were deleted whose wallet stays: their rewards go with "
+            "them. (A buyer may be deleted: the referrer's reward stays.) Where none were, "
+            "somebody deleted rewards: restore them from a backup.",
         )
 
 
@@ -191,17 +169,17 @@ def _wallet(patient: Patient) -> sa.TableClause:
 
 
 def _reference(patient: Patient, table: sa.TableClause) -> sa.ColumnElement[str]:
-    """Return the wallet's reference in the form of :func:`_conversion_id`."""
+    """Return the wallet's reference in the form of :func:`_reward_id`."""
     reference = _text(table.c.reference_id)
     if patient.dialect == "sqlite":
-        # There the key of a conversion has no dashes; a reference has them where it is a text.
+        # There the key of a reward has no dashes; a reference has them where it is a text.
         # Cast again: SQLite joins by an index only what it knows to be text.
         return _text(sa.func.lower(sa.func.replace(reference, "-", "")))
     return reference
 
 
-def _conversion_id(patient: Patient) -> sa.ColumnElement[str]:
-    key = patient.state.models.ReferralConversion.__table__.c.id
+def _reward_id(patient: Patient) -> sa.ColumnElement[str]:
+    key = patient.state.models.ReferralReward.__table__.c.id
     return sa.type_coerce(key, sa.Text()) if patient.dialect == "sqlite" else _text(key)
 
 
@@ -210,12 +188,12 @@ def _text(column: sa.ColumnElement[t.Any]) -> sa.ColumnElement[str]:
 
 
 def _sums(patient: Patient) -> sa.Subquery:
-    """What each user has in the wallet for each conversion."""
+    """What each user has in the wallet for each reward."""
     table = _wallet(patient)
     reference, user = _reference(patient, table), _text(table.c.user_id)
     return (
         sa.select(
-            reference.label("conversion"),
+            reference.label("reward"),
             user.label("user"),
             sa.func.sum(table.c.amount_cents).label("cents"),
         )
@@ -241,7 +219,7 @@ def _first(
         patient,
         sa.select(found, sa.func.count().over().label("number"))
         .where(where)
-        .order_by(found.c.converted_at, found.c.id)
+        .order_by(found.c.created_at, found.c.id)
         .limit(EXAMPLES),
     )
 
@@ -255,7 +233,7 @@ def _has_wallet(patient: Patient) -> bool:
     return patient.state.wallet_table is not None
 
 
-# Of a login that row level security binds, conversions are hidden.
+# Of a login that row level security binds, rewards are hidden.
 _NEEDS = ("database", "migrations", "database-login", "wallet")
 CHECKS = (
     Check(
@@ -268,16 +246,16 @@ CHECKS = (
     Check(
         "credited",
         paid,
-        "What credited conversions are worth is in the wallet, less what was taken back.",
+        "What credited rewards are worth is in the wallet, less what was taken back.",
         _NEEDS,
         _has_wallet,
     ),
     Check(
         "not-credited",
         unpaid,
-        "Pending, held and void conversions have nothing in the wallet.",
+        "Pending, held and void rewards have nothing in the wallet.",
         _NEEDS,
         _has_wallet,
     ),
-    Check("bonuses", orphans, "Each bonus in the wallet has its conversion.", _NEEDS, _has_wallet),
+    Check("bonuses", orphans, "Each bonus in the wallet has its reward.", _NEEDS, _has_wallet),
 )

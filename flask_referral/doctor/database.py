@@ -7,6 +7,7 @@ import typing as t
 import sqlalchemy as sa
 
 from .. import schema
+from ..db.models import USERS_TRIGGER
 from ..errors import SchemaDiffers
 from .findings import Check
 from .findings import fault
@@ -94,6 +95,34 @@ def models_agree(patient: Patient) -> t.Iterator[Finding]:
         )
 
 
+def deleted_users(patient: Patient) -> t.Iterator[Finding]:
+    """Whether nobody inherits the code or the referrer of a user whose key is given again."""
+    users = patient.state.models.user_key.table
+    with patient.connect() as connection:
+        schema_name = connection.dialect.identifier_preparer.quote(users.schema or "main")
+        triggers = sa.text(
+            f"SELECT 1 FROM {schema_name}.sqlite_master "
+            "WHERE type = 'trigger' AND name = :name AND tbl_name = :table"
+        )
+        names = {"name": USERS_TRIGGER, "table": users.name}
+        has_trigger = connection.execute(triggers, names).first() is not None
+        has_foreign_keys = bool(connection.exec_driver_sql("PRAGMA foreign_keys").scalar())
+    if not has_trigger:
+        yield fault(
+            f"The trigger {USERS_TRIGGER} on {users.fullname!r} is missing, as after a table was "
+            "built anew: where foreign keys are off, a new user with a deleted one's key inherits "
+            "code and referrer.",
+            "Make it again: in a new database, after flask referral db upgrade, SELECT sql FROM "
+            f"sqlite_master WHERE name = '{USERS_TRIGGER}' shows its statement.",
+        )
+    elif not has_foreign_keys:
+        yield ok(
+            "Foreign keys are switched off; what they say of deleted users is done by the trigger "
+            f"{USERS_TRIGGER}. Run PRAGMA foreign_keys = ON on each new connection (SQLAlchemy's "
+            "documentation of SQLite shows how), and a table that is built anew loses nothing."
+        )
+
+
 def _dotted(version: tuple[t.Any, ...]) -> str:
     return ".".join(map(str, version))
 
@@ -112,5 +141,12 @@ CHECKS = (
         models_agree,
         "The referral tables are as the models declare them.",
         ("database", "migrations"),
+    ),
+    Check(
+        "deleted-users",
+        deleted_users,
+        "What belonged to a deleted user goes with the user.",
+        ("database", "user-table", "migrations"),
+        applies=lambda patient: patient.dialect == "sqlite",
     ),
 )

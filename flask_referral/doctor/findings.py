@@ -19,13 +19,13 @@ EXAMPLES = 5
 class Level(enum.StrEnum):
     """How bad a finding is."""
 
-    OK = "ok"
+    ok = enum.auto()
     #: It works, but not as it should.
-    WARNING = "warning"
+    warning = enum.auto()
     #: Something does not work, or money or privacy is at risk.
-    FAULT = "fault"
+    fault = enum.auto()
     #: Another check found a fault that has to be mended first.
-    NOT_CHECKED = "not checked"
+    not_checked = enum.auto()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +43,15 @@ class Finding:
 
 
 def ok(message: str) -> Finding:
-    return Finding(Level.OK, message)
+    return Finding(Level.ok, message)
 
 
 def warning(message: str, cure: str, detail: str | None = None) -> Finding:
-    return Finding(Level.WARNING, message, cure, detail)
+    return Finding(Level.warning, message, cure, detail)
 
 
 def fault(message: str, cure: str | None) -> Finding:
-    return Finding(Level.FAULT, message, cure)
+    return Finding(Level.fault, message, cure)
 
 
 def counted(number: int, one: str, many: str) -> str:

@@ -9,6 +9,10 @@ import sqlalchemy as sa
 
 from .. import clock
 from ..db import days
+from ..db.models import GONE
+from ..db.models import RewardRole
+from ..db.models import RewardStatus
+from ..payments.events import Outcome
 from ..payments.handling import DELIVERY
 from ..upkeep import rollup
 from .findings import Check
@@ -34,50 +38,46 @@ WHOP = "whop"
 
 
 def due(patient: Patient) -> t.Iterator[Finding]:
-    """Whether pending conversions are credited when they are due."""
-    conversion = patient.state.models.ReferralConversion.__table__.c
+    """Whether pending rewards are credited when they are due."""
+    reward = patient.state.models.ReferralReward.__table__.c
     late = _one(
         patient,
         sa.select(
             sa.func.count().label("number"),
-            sa.func.sum(conversion.bonus_cents - conversion.reversed_cents).label("cents"),
-            sa.func.min(conversion.available_at).label("since"),
-        ).where(conversion.status == "pending", conversion.available_at <= clock.now() - LATE),
+            sa.func.sum(reward.cents - reward.reversed_cents).label("cents"),
+            sa.func.min(reward.available_at).label("since"),
+        ).where(reward.status == RewardStatus.pending, reward.available_at <= clock.now() - LATE),
     )
     if late.number:
-        conversions = counted(
-            late.number, "pending conversion has been", "pending conversions have been"
-        )
+        rewards = counted(late.number, "pending reward has been", "pending rewards have been")
         yield warning(
-            f"{conversions} due for more than {LATE.days} days, worth {late.cents} cents, the "
-            f"first since {_day(late.since)}.",
+            f"{rewards} due for more than {LATE.days} days, worth {late.cents} cents, the first "
+            f"since {_day(late.since)}.",
             "Run flask referral mature, and let cron run it hourly.",
         )
 
 
 def held(patient: Patient) -> t.Iterator[Finding]:
     """Whether somebody reviews what is held."""
-    conversion = patient.state.models.ReferralConversion.__table__.c
-    with patient.connect() as connection:
-        rows = connection.execute(
-            sa.select(
-                conversion.id, conversion.converted_at, sa.func.count().over().label("number")
-            )
-            .where(conversion.status == "held")
-            .order_by(conversion.converted_at, conversion.id)
-            .limit(EXAMPLES)
-        ).all()
+    reward = patient.state.models.ReferralReward.__table__.c
+    rows = _all(
+        patient,
+        sa.select(reward.id, reward.created_at, sa.func.count().over().label("number"))
+        .where(reward.status == RewardStatus.held)
+        .order_by(reward.created_at, reward.id)
+        .limit(EXAMPLES),
+    )
     if not rows:
         return
-    conversions = counted(rows[0].number, "conversion is", "conversions are")
+    rewards = counted(rows[0].number, "reward is", "rewards are")
     first = ", the first of them" if rows[0].number > len(rows) else ""
     ids = ", ".join(str(row.id) for row in rows)
-    message = f"{conversions} held for a review{first}: {ids}."
+    message = f"{rewards} held for a review{first}: {ids}."
     cure = (
-        "Credit each with flask referral release CONVERSION, or give it up with flask referral "
-        "void CONVERSION."
+        "Credit each with flask referral release REWARD, or give it up with flask referral void "
+        "REWARD."
     )
-    since = rows[0].converted_at
+    since = rows[0].created_at
     if since is not None and clock.as_utc(since) <= clock.now() - REVIEW:
         yield warning(f"{message} The oldest has waited since {_day(since)}.", cure)
     else:
@@ -86,21 +86,75 @@ def held(patient: Patient) -> t.Iterator[Finding]:
 
 def shortfalls(patient: Patient) -> t.Iterator[Finding]:
     """Whether all that should have been taken back was there."""
-    conversion = patient.state.models.ReferralConversion.__table__.c
+    reward = patient.state.models.ReferralReward.__table__.c
     short = _one(
         patient,
         sa.select(
             sa.func.count().label("number"),
-            sa.func.sum(conversion.shortfall_cents).label("cents"),
-        ).where(conversion.shortfall_cents > 0),
+            sa.func.sum(reward.shortfall_cents).label("cents"),
+        ).where(reward.shortfall_cents > 0),
     )
     if short.number:
+        netted = patient.state.settings.net_shortfall
         yield warning(
-            f"{counted(short.number, 'conversion was', 'conversions were')} refunded when the "
-            f"wallet had too little: {short.cents} cents are missing.",
-            "Nothing takes them later by itself. Settle them with the users, then set "
-            "shortfall_cents of these referral_conversions to 0.",
+            f"{counted(short.number, 'reward was', 'rewards were')} refunded when the wallet had "
+            f"too little: {short.cents} cents are missing.",
+            (
+                "The next credits of these wallets pay them."
+                if netted
+                else "Nothing takes them later, since REFERRAL_NET_SHORTFALL is False."
+            )
+            + " Where you settle them with the users yourself, set shortfall_cents of these "
+            "referral_rewards to 0.",
         )
+
+
+def providers(patient: Patient) -> t.Iterator[Finding]:
+    """Whether it looks as if one payment was told of twice, under two names."""
+    reward = patient.state.models.ReferralReward.__table__.c
+    earned = (
+        sa.select(
+            reward.referred_user_id.label("user"),
+            days.date_of(reward.created_at, patient.dialect).label("day"),
+            reward.cents,
+            reward.provider,
+        )
+        .where(
+            reward.role == RewardRole.referrer,
+            reward.status.not_in(GONE),
+            reward.cents > 0,
+            reward.referred_user_id.is_not(None),
+        )
+        .subquery()
+    ).c
+    first, last = sa.func.min(earned.provider), sa.func.max(earned.provider)
+    same = (earned.user, earned.day, earned.cents)
+    rows = _all(
+        patient,
+        sa.select(
+            *same,
+            first.label("first"),
+            last.label("last"),
+            sa.func.count().over().label("number"),
+        )
+        .group_by(*same)
+        .having(first != last)
+        .order_by(earned.day.desc(), earned.user, earned.cents)
+        .limit(EXAMPLES),
+    )
+    if not rows:
+        return
+    examples = "; ".join(
+        f"user {row.user} on {row.day}, {row.cents} cents each by {row.first} and {row.last}"
+        for row in rows
+    )
+    yield warning(
+        f"{counted(rows[0].number, 'time', 'times')} a referred user has rewards of two providers "
+        f"for one day and sum, as if one payment was told of twice: {examples}.",
+        "Where the application calls convert() for payments that a webhook tells of too, pass the "
+        "provider's own payment_id and its name as provider. Take what was paid twice back with "
+        "flask referral reverse MEMBERSHIP --payment-id ID --provider PROVIDER.",
+    )
 
 
 def sums(patient: Patient) -> t.Iterator[Finding]:
@@ -145,17 +199,17 @@ def sums(patient: Patient) -> t.Iterator[Finding]:
 def deliveries(patient: Patient) -> t.Iterator[Finding]:
     """Whether the buyers that webhooks tell of are found."""
     event = patient.state.models.ReferralEvent.__table__.c
-    with patient.connect() as connection:
-        rows = connection.execute(
-            sa.select(event.provider, event.outcome, sa.func.count().label("number"))
-            .where(
-                event.kind == DELIVERY,
-                event.outcome.in_(("unknown_user", "other_company")),
-                event.received_at >= clock.now() - RECENT,
-            )
-            .group_by(event.provider, event.outcome)
-            .order_by(event.outcome, event.provider)
-        ).all()
+    rows = _all(
+        patient,
+        sa.select(event.provider, event.outcome, sa.func.count().label("number"))
+        .where(
+            event.kind == DELIVERY,
+            event.outcome.in_((Outcome.unknown_user, Outcome.other_company)),
+            event.received_at >= clock.now() - RECENT,
+        )
+        .group_by(event.provider, event.outcome)
+        .order_by(event.outcome, event.provider),
+    )
     settings, loaders = patient.state.settings, patient.state.loaders
     if not rows and settings.whop_webhook_secret and loaders.whop_user is None:
         yield ok(
@@ -164,7 +218,7 @@ def deliveries(patient: Patient) -> t.Iterator[Finding]:
             f"{RECENT.days} days."
         )
     for row in rows:
-        if row.outcome == "unknown_user":
+        if row.outcome == Outcome.unknown_user:
             yield warning(
                 f"{counted(row.number, 'purchase', 'purchases')} of the last {RECENT.days} days "
                 f"from the webhook {row.provider!r} had no buyer that could be found among the "
@@ -198,8 +252,12 @@ def _find_buyer(patient: Patient, provider: str) -> str:
 
 
 def _one(patient: Patient, query: sa.Executable) -> t.Any:
+    return next(iter(_all(patient, query)), None)
+
+
+def _all(patient: Patient, query: sa.Executable) -> t.Sequence[t.Any]:
     with patient.connect() as connection:
-        return connection.execute(query).first()
+        return connection.execute(query).all()
 
 
 def _day(moment: dt.datetime) -> dt.date:
@@ -208,9 +266,10 @@ def _day(moment: dt.datetime) -> dt.date:
 
 _NEEDS = ("database", "migrations", "database-login")
 CHECKS = (
-    Check("due", due, "Pending conversions are credited when they are due.", _NEEDS),
-    Check("held", held, "No conversion waits for a review.", _NEEDS),
+    Check("due", due, "Pending rewards are credited when they are due.", _NEEDS),
+    Check("held", held, "No reward waits for a review.", _NEEDS),
     Check("shortfalls", shortfalls, "Refunds found in the wallets what they took back.", _NEEDS),
+    Check("providers", providers, "No payment seems to be told of by two providers.", _NEEDS),
     Check("sums", sums, "Clicks of past days are summed up, or few.", _NEEDS),
     Check("deliveries", deliveries, "Webhooks found the buyers of the last 7 days.", _NEEDS),
 )

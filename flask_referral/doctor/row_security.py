@@ -21,6 +21,7 @@ POLICIES = {
     "referral_codes": ("referral_codes_select_own", "referral_codes_insert_own"),
     "referral_clicks": ("referral_clicks_select_own",),
     "referral_conversions": ("referral_conversions_select_own",),
+    "referral_rewards": ("referral_rewards_select_own",),
     "referral_daily": ("referral_daily_select_own",),
 }
 _MAKE_AGAIN = (

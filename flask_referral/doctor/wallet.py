@@ -8,6 +8,9 @@ import typing as t
 import sqlalchemy as sa
 
 from ..schema import wallet_checks
+from ..wallet import ADJUSTMENT
+from ..wallet import BONUS
+from ..wallet import REFERENCE_TYPE
 from .findings import Check
 from .findings import counted
 from .findings import EXAMPLES
@@ -27,6 +30,12 @@ NEEDED = (
 )
 #: Filled where they exist.
 OPTIONAL = ("created_at", "status", "description", "metadata")
+#: What conversions and reversals write.
+ROWS = wallet_checks.Rows(
+    kinds=((BONUS, 1), (ADJUSTMENT, -1), (ADJUSTMENT, 1)),
+    reference_type=REFERENCE_TYPE,
+    own_types=(BONUS,),
+)
 
 _COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _LOCKS = re.compile(
@@ -76,15 +85,17 @@ def exists(patient: Patient) -> t.Iterator[Finding]:
 
 
 def values(patient: Patient) -> t.Iterator[Finding]:
-    """Whether the host's CHECKs accept our rows."""
+    """Whether the host's rules accept our rows."""
     table = patient.wallet
     with patient.connect() as connection:
-        gaps = wallet_checks.missing_values(connection, table.name, table.schema)
+        gaps = wallet_checks.missing_values(connection, ROWS, table.name, table.schema)
     for gap in gaps:
         yield fault(
             f"The wallet cannot take a referral bonus: {gap}.",
-            "Run flask referral db upgrade. Where the database is at the newest revision already, "
-            "the rule was made anew since: allow these values in a migration of the "
+            f"Add the rows in a migration of the application's own: {gap.cure}."
+            if gap.cure
+            else "Run flask referral db upgrade. Where the database is at the newest revision "
+            "already, the rule was made anew since: allow these values in a migration of the "
             "application's own.",
         )
 

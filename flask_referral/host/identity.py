@@ -12,6 +12,7 @@ from flask import current_app
 from sqlalchemy.orm import InstanceState
 
 from ..errors import ConfigurationError
+from ..errors import is_whole_number
 from ..errors import UnknownUser
 
 if t.TYPE_CHECKING:
@@ -132,13 +133,11 @@ def _convert_python(
 def _convert_integer(type_: sa.types.TypeEngine[t.Any], value: t.Any) -> int:
     if isinstance(value, str) and _INTEGER.fullmatch(value):
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError("this table's ids are whole numbers")
     bits = 15 if isinstance(type_, sa.SmallInteger) else 31
     if isinstance(type_, sa.BigInteger):
         bits = 63
-    if not -(2**bits) <= value < 2**bits:
-        raise ValueError("the number is outside the range of the column")
+    if not is_whole_number(value, -(2**bits), 2**bits - 1):
+        raise ValueError(f"this table's ids are whole numbers from {-(2**bits)} to {2**bits - 1}")
     return int(value)
 
 

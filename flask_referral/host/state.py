@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import typing as t
 
 import sqlalchemy as sa
 from flask import current_app
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy.orm import Session
 
 from ..db.models import Models
 from ..errors import ConfigurationError
 from ..results import RewardPolicy
-from ..rls import acting as rls
 from ..settings import Settings
 
 EXTENSION_KEY = "referral"
@@ -35,8 +33,8 @@ class Loaders:
     consent: ConsentLoader | None = None
     bot_detector: BotDetector | None = None
     whop_user: WhopUserLoader | None = None
-    #: by provider
-    webhooks: dict[str, WebhookReader] = dataclasses.field(default_factory=dict)
+    #: by provider; a :data:`~flask_referral.payments.events.WebhookReader` each
+    webhooks: dict[str, t.Callable[..., t.Any]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,21 +59,15 @@ class State:
         """The engine of the database that holds our tables; needs an application context."""
         return self.db.engines[self.models.bind_key]
 
-    def is_joined(self, session: Session) -> bool:
-        """Whether somebody else began the session's transaction and will end it, as in tests."""
-        mapper = sa.inspect(self.models.ReferralConversion)
-        return isinstance(session.get_bind(mapper), sa.Connection)
+    @functools.cached_property
+    def autocommit_engine(self) -> sa.Engine:
+        """The same with the same pool, on which each statement is a transaction of its own."""
+        return self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @property
     def uses_row_security(self) -> bool:
         """Whether our own user-scoped reads are under row level security."""
         return self.settings.rls_role is not None and self.engine.dialect.name == "postgresql"
-
-    def acting_as(self, user_id: t.Any) -> contextlib.AbstractContextManager[None]:
-        """Row level security for one of our own reads, where the settings ask for it."""
-        if not self.uses_row_security:
-            return contextlib.nullcontext()
-        return rls.acting_as(self.db.session(), self.models, self.settings, user_id)
 
 
 def current_state() -> State:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import typing as t
 
 import sqlalchemy as sa
@@ -12,103 +10,40 @@ from .. import clock
 from ..conversions import reversals
 from ..conversions.convert import convert
 from ..conversions.facts import Fact
-from ..conversions.facts import Kind as FactKind
+from ..conversions.facts import Kind
 from ..conversions.payment import Payment
 from ..conversions.transaction import Transaction
 from ..db import sql
 from ..db.models import Models
-from ..errors import InvalidEvent
 from ..errors import UnknownUser
 from ..host import identity
+from .events import EventKind
+from .events import Outcome
+from .events import WebhookEvent
 
 if t.TYPE_CHECKING:
     from ..host.state import State
 
-
-class Kind(enum.StrEnum):
-    """What an event means for a referral."""
-
-    PURCHASE = "purchase"
-    REFUND = "refund"
-    #: Also a dispute that was lost or closed: the money is gone either way.
-    DISPUTE_OPENED = "dispute_opened"
-    #: The money is back. A dispute that was won stays won, whatever arrives after it.
-    DISPUTE_WON = "dispute_won"
-    IGNORED = "ignored"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WebhookEvent:
-    """One event, in terms that do not depend on its provider.
-
-    :param id: the provider's id of the event, the same in every retry.
-    :param kind: what it means.
-    :param membership_id: what was bought, refunded or disputed; not for ``ignored``.
-    :param user: the buyer of a purchase: a user of the host's, a user's id, or None.
-    :param reference: the id of the refund or dispute.
-    :param amount_cents: what was paid or refunded; None for a refund of everything. A payment
-        of 0 is paid nothing for.
-    :param total_cents: of a refund: the whole payment, which tells the proportion. Without it a
-        refund takes back everything.
-    :param metadata: kept with the conversion, as JSON.
-    :param reason: of an ``ignored`` event: why.
-    """
-
-    id: str
-    kind: Kind
-    payment_id: str | None = None
-    membership_id: str | None = None
-    user: t.Any = None
-    reference: str | None = None
-    amount_cents: int | None = None
-    total_cents: int | None = None
-    metadata: dict[str, t.Any] | None = None
-    reason: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse amounts that would come out as another sum.
-
-        :raises InvalidEvent: where an amount is not a whole number of cents from 0.
-        """
-        for name in ("amount_cents", "total_cents"):
-            cents = getattr(self, name)
-            if cents is None:
-                continue
-            if not isinstance(cents, int) or isinstance(cents, bool) or not 0 <= cents < 2**63:
-                raise InvalidEvent(f"The event's {name} is no whole number of cents from 0.")
-
-
-class Headers(t.Protocol):
-    """Looks up a header, as a mapping and Werkzeug's headers do."""
-
-    def get(self, key: str, /) -> str | None: ...
-
-
-WebhookReader = t.Callable[[bytes, Headers], WebhookEvent]
-
 #: The kind of a delivery's row in ``referral_events``.
 DELIVERY = "delivery"
-#: The outcome until there is one.
-RECEIVED = "received"
-#: The outcome of a purchase whose buyer could not be found.
-UNKNOWN_USER = "unknown_user"
+#: Outcomes that somebody may have mended since: the next delivery is handled anew.
+RETRIED = (Outcome.unknown_user,)
 
-_FACTS = {
-    Kind.REFUND: FactKind.refund,
-    Kind.DISPUTE_OPENED: FactKind.dispute_opened,
-    Kind.DISPUTE_WON: FactKind.dispute_won,
+_FACTS: dict[str, Kind] = {
+    EventKind.refund: Kind.refund,
+    EventKind.dispute_opened: Kind.dispute_opened,
+    EventKind.dispute_won: Kind.dispute_won,
 }
 
 
 def handle(state: State, provider: str, event: WebhookEvent) -> str:
     """Let an event take effect in ``db.session``, unless it did before; the caller commits.
 
-    :return: the outcome, which is kept with the event: ``duplicate``, ``unknown_user``,
-        ``no_money``, why it was ignored, or the reason of the conversion or reversal.
+    :return: the outcome, which is kept with the event: an :class:`~.events.Outcome`, why the event
+        was ignored, or the reason of the conversion or reversal.
     """
     tx = Transaction.begin(state.db.session(), state.models, state.settings, state.wallet_table)
-    # First, so that a second delivery waits for the outcome of this one. One whose buyer was not
-    # known is tried again: somebody may have mended that.
+    # First, so that a second delivery waits for the outcome of this one.
     new = _receive(
         tx.db,
         tx.models,
@@ -121,21 +56,21 @@ def handle(state: State, provider: str, event: WebhookEvent) -> str:
         new_base=event.total_cents,
     ).first()
     if new is None:
-        return "duplicate"
+        return Outcome.duplicate
     outcome = _effect(state, tx, provider, event)
     _finish(tx.db, tx.models, row_provider=provider, row_id=event.id, new_outcome=outcome)
     return outcome
 
 
 def _effect(state: State, tx: Transaction, provider: str, event: WebhookEvent) -> str:
-    if event.kind is Kind.IGNORED:
+    if event.kind is EventKind.ignored:
         return event.reason or event.kind
-    if event.amount_cents == 0 and event.kind in (Kind.PURCHASE, Kind.REFUND):
+    if event.amount_cents == 0 and event.kind in (EventKind.purchase, EventKind.refund):
         # A trial or a free plan, and a refund of nothing.
-        return "no_money"
-    if event.kind is Kind.PURCHASE:
+        return Outcome.no_money
+    if event.kind is EventKind.purchase:
         return _purchase(state, tx, provider, event)
-    everything = event.amount_cents is None or not event.total_cents
+    now = clock.now()
     fact = Fact(
         kind=_FACTS[event.kind],
         provider=provider,
@@ -143,32 +78,50 @@ def _effect(state: State, tx: Transaction, provider: str, event: WebhookEvent) -
         membership_id=event.membership_id,
         id=event.reference,
         reason=event.reason or event.kind,
-        amount_cents=None if everything else event.amount_cents,
-        base_cents=None if everything else event.total_cents,
-        occurred_at=clock.now(),
+        amount_cents=event.amount_cents if event.is_part else None,
+        base_cents=event.total_cents if event.is_part else None,
+        # A clock that is ahead must not keep the last word in a dispute.
+        occurred_at=min(event.occurred_at or now, now),
     )
     return reversals.apply(tx, fact).reason
 
 
 def _purchase(state: State, tx: Transaction, provider: str, event: WebhookEvent) -> str:
     if event.user is None:
-        return UNKNOWN_USER
+        return Outcome.unknown_user
     try:
         user_id = identity.user_id(state, event.user)
     except UnknownUser:
-        return UNKNOWN_USER
-    payment = Payment(
+        return Outcome.unknown_user
+    return convert(
+        tx,
+        user_id,
+        _payment(provider, event, state.settings.currency),
+        policy=state.reward_policy,
+        bonus_cents=None,
+        now=clock.now(),
+    ).reason
+
+
+def _payment(provider: str, event: WebhookEvent, wallet_currency: str) -> Payment:
+    ids = [id for id in (event.payment_id, event.membership_id) if id is not None]
+    currency = event.currency
+    if currency is None and event.amount_cents is not None:
+        currency = wallet_currency
+    converted = None
+    if currency == wallet_currency:
+        converted = event.amount_cents
+    elif event.converted_currency == wallet_currency:
+        converted = event.converted_cents
+    return Payment(
         provider=provider,
-        id=event.payment_id or event.membership_id or "",
-        membership_id=event.membership_id or event.payment_id or "",
+        id=ids[0],
+        membership_id=ids[-1],
         paid=event.amount_cents,
-        currency=state.settings.currency,
-        converted_cents=event.amount_cents,
+        currency=currency,
+        converted_cents=converted,
         metadata=event.metadata or {},
     )
-    return convert(
-        tx, user_id, payment, policy=state.reward_policy, bonus_cents=None, now=clock.now()
-    ).reason
 
 
 @sql.statement
@@ -188,11 +141,11 @@ def _receive(models: Models, dialect: str) -> t.Any:
     }
     return (
         sql.insert(dialect, event)
-        .values(kind=DELIVERY, outcome=RECEIVED, **values)
+        .values(kind=DELIVERY, outcome=Outcome.received, **values)
         .on_conflict_do_update(
             index_elements=[event.c.provider, event.c.kind, event.c.event_id],
-            set_={"outcome": RECEIVED},
-            where=event.c.outcome == UNKNOWN_USER,
+            set_={"outcome": Outcome.received},
+            where=event.c.outcome.in_(RETRIED),
         )
         .returning(event.c.event_id)
     )

@@ -15,11 +15,10 @@ import typing as t
 from ..errors import InvalidSignature
 
 if t.TYPE_CHECKING:
-    from .handling import Headers
+    from .events import Headers
 #: Seconds that a delivery's clock may be behind or ahead of ours.
 TOLERANCE = 300
 
-_BASE64_SECRET = "whsec_"
 # What is signed is "id.timestamp.body". Without a full stop in the id there is one way only to
 # read it; the id is stored too, so nothing that a database would refuse gets in.
 _ID = re.compile(r"[!-\-/-~]{1,255}")
@@ -29,34 +28,12 @@ _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 _LONGEST_SIGNATURES = 1024
 
 
-def decode_secret(secret: str) -> bytes:
-    """Return the HMAC key of a webhook's secret.
-
-    ``whsec_`` is followed by the key in base64, as Standard Webhooks says. Every other secret is
-    the key itself: Whop signs with the bytes of its ``ws_…`` secrets as they are.
-
-    :raises ValueError: where a ``whsec_`` secret is not base64, or the key is empty.
-    """
-    try:
-        if secret.startswith(_BASE64_SECRET):
-            encoded = secret.removeprefix(_BASE64_SECRET)
-            padding = "=" * (-len(encoded) % 4)
-            key = base64.b64decode(encoded + padding, validate=True)
-        else:
-            key = secret.encode()
-    except ValueError:
-        key = b""
-    if not key:
-        raise ValueError("a secret such as 'ws_...', or base64 after 'whsec_'")
-    return key
-
-
-def verify(body: bytes, headers: Headers, secrets: t.Sequence[str], *, now: float) -> str:
-    """Return the event's id, which is the same in every retry, if one of the secrets signed it.
+def verify(body: bytes, headers: Headers, keys: t.Sequence[bytes], *, now: float) -> str:
+    """Return the event's id, which is the same in every retry, if one of the keys signed it.
 
     :param body: the request's body as it arrived.
     :param headers: anything with ``get``; plain mappings need lower-case names.
-    :param secrets: each may have signed the delivery; several while one is rotated.
+    :param keys: each may have signed the delivery; several while one is rotated.
     :param now: this moment in seconds since 1970 (UTC).
     :raises InvalidSignature: for whatever is wrong with a delivery.
     """
@@ -71,7 +48,7 @@ def verify(body: bytes, headers: Headers, secrets: t.Sequence[str], *, now: floa
     if not isinstance(signatures, str) or len(signatures) > _LONGEST_SIGNATURES:
         raise InvalidSignature("The webhook-signature header is missing or malformed.")
     signed = f"{event_id}.{timestamp}.".encode() + body
-    expected = [_sign(signed, secret) for secret in secrets]
+    expected = [_sign(signed, key) for key in keys]
     matches = [
         hmac.compare_digest(signature.encode(errors="replace"), good)
         for signature in signatures.split(" ")
@@ -89,11 +66,6 @@ def _header(headers: Headers, name: str, pattern: re.Pattern[str]) -> str:
     return value
 
 
-def _sign(signed: bytes, secret: str) -> bytes:
-    try:
-        key = decode_secret(secret)
-    except ValueError:
-        # The settings refuse such a secret; here it must not open the door.
-        raise InvalidSignature() from None
+def _sign(signed: bytes, key: bytes) -> bytes:
     # Compared as text: of the four ways to write 32 bytes in base64, one is valid.
     return b"v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256))

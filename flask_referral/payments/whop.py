@@ -1,57 +1,41 @@
-"""Whop's webhooks, in our terms."""
+"""Whop's webhooks: verified, of the right company, with the host's user as the buyer."""
 
 from __future__ import annotations
 
-import typing as t
+import dataclasses
 
 from .. import clock
+from ..errors import UnknownProvider
+from ..host.state import current_state
 from . import signatures
-from .handling import Headers
-from .handling import Kind
-from .handling import WebhookEvent
-from .whop_events import Event
-from .whop_events import parse_event
-
-if t.TYPE_CHECKING:
-    from ..host.state import State
-#: Where a checkout's metadata may hold the id of the host's user.
-USER_KEYS = ("user_id", "referral_user_id")
+from . import whop_events
+from .events import EventKind
+from .events import Headers
+from .events import Outcome
+from .events import WebhookEvent
+from .strict_json import load_object
 
 
-def read(state: State, body: bytes, headers: Headers) -> WebhookEvent:
-    """Verify and read a delivery.
+def read(body: bytes, headers: Headers) -> WebhookEvent:
+    """Verify and read a delivery; a :data:`~.events.WebhookReader`.
 
-    :raises InvalidSignature: where none of ``REFERRAL_WHOP_WEBHOOK_SECRET`` signed it.
+    :raises UnknownProvider: without ``REFERRAL_WHOP_WEBHOOK_SECRET``.
+    :raises InvalidSignature: where none of its secrets signed the delivery.
     :raises InvalidEvent: where it is not what Whop sends.
     """
+    state = current_state()
     settings = state.settings
+    if not settings.whop_webhook_secret:
+        raise UnknownProvider()
     event_id = signatures.verify(
         body, headers, settings.whop_webhook_secret, now=clock.now().timestamp()
     )
-    event = parse_event(body)
-    if settings.whop_company_id and event.company_id not in settings.whop_company_id:
+    payload = load_object(body)
+    companies = settings.whop_company_id
+    if companies and whop_events.company_of(payload) not in companies:
         # An app's webhooks tell of every company that installed the app.
-        return WebhookEvent(id=event_id, kind=Kind.IGNORED, reason="other_company")
-    return WebhookEvent(
-        id=event_id,
-        kind=event.kind,
-        payment_id=event.payment_id,
-        membership_id=event.membership_id,
-        user=_user(state, event) if event.kind is Kind.PURCHASE else None,
-        reference=event.refund_id or event.dispute_id,
-        amount_cents=event.amount_cents,
-        total_cents=event.total_cents,
-        metadata={
-            "payment_id": event.payment_id,
-            "paid_cents": event.amount_cents,
-            "currency": event.currency,
-        },
-        reason=event.reason,
-    )
-
-
-def _user(state: State, event: Event) -> t.Any:
-    if state.loaders.whop_user is not None:
-        return state.loaders.whop_user(event.payload)
-    found = (event.metadata.get(key) for key in USER_KEYS)
-    return next((user for user in found if user is not None), None)
+        return WebhookEvent(id=event_id, kind=EventKind.ignored, reason=Outcome.other_company)
+    event = whop_events.read(event_id, payload)
+    if event.kind is EventKind.purchase and state.loaders.whop_user is not None:
+        return dataclasses.replace(event, user=state.loaders.whop_user(payload))
+    return event

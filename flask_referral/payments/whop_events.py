@@ -11,178 +11,147 @@ Whop does not send is :class:`InvalidEvent`.
 
 from __future__ import annotations
 
-import dataclasses
-import decimal
-import enum
-import math
+import datetime as dt
 import re
 import typing as t
 from decimal import Decimal
 
+from ..conversions.currency import to_minor
 from ..errors import InvalidEvent
-from .handling import Kind
+from .events import EventKind
+from .events import moment_of
+from .events import Outcome
+from .events import WebhookEvent
 from .strict_json import JSON
-from .strict_json import load_object
 
-# Printable ASCII: every id of Whop's is, and every database takes it.
+#: Where a checkout's metadata may hold the id of the host's user.
+USER_KEYS = ("user_id", "referral_user_id")
+
+# Printable ASCII: every id of Whop's is.
 _IDENTIFIER = re.compile(r"[!-~]{1,255}")
+_CURRENCY = re.compile("[a-z]{3}")
 _AMOUNT_TEXT = re.compile(r"[0-9]{1,10}(\.[0-9]{1,20})?")
 _LARGEST_AMOUNT = 10**9
-# NUL and lone surrogates, which JSON allows and databases refuse.
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-# Independent of what the host does to its own context.
-_ROUNDING = decimal.Context(prec=28, rounding=decimal.ROUND_HALF_EVEN)
-_CENT = Decimal("0.01")
+# Without the buyer's fees, so that a refund may be of more.
+_TOTALS = ("total", "final_amount", "subtotal")
+
+_MEMBERSHIP_TYPES = {
+    "membership.activated",
+    "membership_activated",
+    "membership.went_valid",
+    "membership_went_valid",
+    "app_membership.went_valid",
+    "app_membership_went_valid",
+}
+_DISPUTES = {
+    "needs_response": EventKind.dispute_opened,
+    "under_review": EventKind.dispute_opened,
+    "lost": EventKind.dispute_opened,
+    "closed": EventKind.dispute_opened,
+    "won": EventKind.dispute_won,
+}
+_INQUIRIES = {"warning_needs_response", "warning_under_review", "warning_closed"}
 
 
-class IgnoredReason(enum.StrEnum):
-    """Why an event has no effect."""
+def read(id: str, payload: JSON) -> WebhookEvent:
+    """Read the body of a verified delivery; the buyer is whom the checkout's metadata names.
 
-    UNKNOWN_TYPE = "unknown_type"
-    #: A membership began; trials and free plans begin too. Payments are events of their own.
-    NOT_A_PAYMENT = "not_a_payment"
-    #: Test deliveries may have no data.
-    NO_DATA = "no_data"
-    NOT_PAID = "not_paid"
-    #: A payment or refund of 0, or of an amount that Whop does not tell.
-    NO_MONEY = "no_money"
-    #: No membership is named, so no conversion can be found.
-    NO_MEMBERSHIP = "no_membership"
-    #: The refund is on its way, failed or was cancelled.
-    NOT_REFUNDED = "not_refunded"
-    #: ``warning_*``: the bank asks, no money has moved. A real dispute is another status.
-    INQUIRY = "inquiry"
-    UNKNOWN_STATUS = "unknown_status"
+    Amounts are rounded half to even where they have more decimals than their currency.
 
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """A Whop event. All but ``ignored`` ones have a membership, and each kind its own id."""
-
-    kind: Kind = Kind.IGNORED
-    #: None unless the kind is ``ignored``.
-    reason: IgnoredReason | None = None
-    #: The name as Whop sent it.
-    type: str
-    company_id: str | None = None
-    membership_id: str | None = None
-    payment_id: str | None = None
-    refund_id: str | None = None
-    dispute_id: str | None = None
-    #: The user at Whop, not the host's. Whop's e-mail addresses are not for finding users.
-    whop_user_id: str | None = None
-    #: What was paid, refunded or disputed, in hundredths of the currency's unit.
-    amount_cents: int | None = None
-    #: The whole payment in the same currency, never 0. None where Whop does not tell. A refund
-    #: may be larger, since the total is without the buyer's fees.
-    total_cents: int | None = None
-    #: Whop's lower-case code of the amounts' currency.
-    currency: str | None = None
-    #: The checkout's metadata, as far as it is text, whole numbers, finite numbers, true and
-    #: false, without what a database cannot store.
-    metadata: JSON = dataclasses.field(default_factory=dict)
-    #: The whole body; numbers with a point or exponent are ``Decimal``.
-    payload: JSON = dataclasses.field(repr=False, compare=False)
-
-
-def parse_event(body: bytes) -> Event:
-    """Read the body of a verified delivery.
-
-    Some of Whop's currencies have more than two decimals; amounts are rounded half to even.
-
-    :param body: the caller limits its size.
-    :raises InvalidEvent: for a body that is not strict JSON (UTF-8, unique keys, no NaN), and
-        for a field that is not what Whop's API says.
+    :param id: the delivery's.
+    :param payload: strict JSON, as :func:`~.strict_json.load_object` returns it.
+    :raises InvalidEvent: for a field that is not what Whop's API says.
     """
-    payload = load_object(body)
     name = _text(payload, "type") or _text(payload, "action")
     if name is None:
         raise InvalidEvent("The event's 'type' is missing.")
-    event = Event(type=name, company_id=_text(payload, "company_id"), payload=payload)
+    fields: JSON
     if name in _MEMBERSHIP_TYPES:
-        return _ignored(event, IgnoredReason.NOT_A_PAYMENT)
-    if name not in _READERS:
-        return _ignored(event, IgnoredReason.UNKNOWN_TYPE)
-    data = _object(payload, "data")
-    if data is None:
-        return _ignored(event, IgnoredReason.NO_DATA)
-    return _READERS[name](event, data)
-
-
-def _purchase(event: Event, data: JSON) -> Event:
-    paid = _cents(data, "total", "final_amount", "subtotal")
-    event = dataclasses.replace(
-        _described(event, data, data),
-        payment_id=_own_id(data),
-        amount_cents=paid,
-        total_cents=paid or None,
-    )
-    if _text(data, "status") not in (None, "paid"):
-        return _ignored(event, IgnoredReason.NOT_PAID)
-    if not paid:
-        return _ignored(event, IgnoredReason.NO_MONEY)
-    return _effective(event, Kind.PURCHASE)
-
-
-def _refund(event: Event, data: JSON) -> Event:
-    event = dataclasses.replace(_of_payment(event, data), refund_id=_own_id(data))
-    if _status(data) != "succeeded":
-        return _ignored(event, IgnoredReason.NOT_REFUNDED)
-    if event.amount_cents is None:
-        raise InvalidEvent("The event's 'amount' is missing.")
-    if event.amount_cents == 0:
-        return _ignored(event, IgnoredReason.NO_MONEY)
-    return _effective(event, Kind.REFUND)
-
-
-def _dispute(event: Event, data: JSON) -> Event:
-    event = dataclasses.replace(_of_payment(event, data), dispute_id=_own_id(data))
-    status = _status(data)
-    if status in _INQUIRIES:
-        return _ignored(event, IgnoredReason.INQUIRY)
-    if status not in _DISPUTES:
-        return _ignored(event, IgnoredReason.UNKNOWN_STATUS)
-    return _effective(event, _DISPUTES[status])
-
-
-def _of_payment(event: Event, data: JSON) -> Event:
-    """Read what refunds and disputes have in common: an amount of a payment, which may be null."""
-    payment = data.get("payment")
-    payment = payment if isinstance(payment, dict) else {}
-    event = dataclasses.replace(
-        _described(event, data, payment),
-        payment_id=_id(data, "payment"),
-        amount_cents=_cents(data, "amount"),
-    )
-    if event.currency == _currency(payment):
-        total = _cents(payment, "total", "final_amount", "subtotal")
+        fields = _ignored(Outcome.not_a_payment)
+    elif name not in _READERS:
+        fields = _ignored(Outcome.unknown_type)
+    elif (data := _object(payload, "data")) is None:
+        fields = _ignored(Outcome.no_data)
     else:
-        total = _cents(payment, "usd_total") if event.currency == "usd" else None
-    return dataclasses.replace(event, total_cents=total or None)
+        fields = _READERS[name](data)
+        is_about = fields["payment_id"] or fields["membership_id"]
+        if not is_about and fields["kind"] is not EventKind.ignored:
+            fields |= _ignored(Outcome.no_payment)
+    return WebhookEvent(id=id, occurred_at=_moment(payload), **fields)
 
 
-def _described(event: Event, data: JSON, payment: JSON) -> Event:
-    return dataclasses.replace(
-        event,
-        company_id=event.company_id or _id(data, "company") or _id(payment, "company"),
-        membership_id=_id(payment, "membership") or _id(data, "membership"),
-        whop_user_id=_id(payment, "user") or _id(data, "user"),
-        currency=_currency(data),
-        metadata=_metadata(payment) or _metadata(data),
-    )
+def company_of(payload: JSON) -> t.Any:
+    """Return which company an event is of, as the event has it, or None."""
+    data = _dict(payload, "data")
+    for part in (payload, data, _dict(data, "payment")):
+        company = _dict(part, "company").get("id") or part.get("company") or part.get("company_id")
+        if company:
+            return company
+    return None
 
 
-def _effective(event: Event, kind: Kind) -> Event:
-    if event.membership_id is None:
-        return _ignored(event, IgnoredReason.NO_MEMBERSHIP)
-    return dataclasses.replace(event, kind=kind)
+def _purchase(data: JSON) -> JSON:
+    currency = _currency(data)
+    units = _units(data, *_TOTALS)
+    # Where Whop does not tell the currency, it may still have converted the amount.
+    paid = _minor(units, currency) if currency or not units else None
+    usd = _minor(_units(data, "usd_total"), "usd") or None
+    metadata = _object(data, "metadata") or {}
+    fields = {
+        "kind": EventKind.purchase,
+        "payment_id": _own_id(data),
+        "membership_id": _id(data, "membership"),
+        "user": next((metadata[key] for key in USER_KEYS if metadata.get(key) is not None), None),
+        "amount_cents": paid,
+        "currency": currency,
+        "converted_cents": usd,
+        "converted_currency": usd and "usd",
+        "metadata": {
+            **metadata,
+            "payment_id": _own_id(data),
+            "paid_cents": paid,
+            "currency": currency,
+        },
+    }
+    if _text(data, "status") not in (None, "paid"):
+        fields |= _ignored(Outcome.not_paid)
+    elif units is None and usd is None:
+        fields |= _ignored(Outcome.no_money)
+    return fields
 
 
-def _ignored(event: Event, reason: IgnoredReason) -> Event:
-    return dataclasses.replace(event, reason=reason)
+def _refund(data: JSON) -> JSON:
+    amount, total = _units(data, "amount"), None
+    payment = _dict(data, "payment")
+    code = _code(data)
+    if code == _code(payment):
+        total = _units(payment, *_TOTALS)
+    elif code == "usd":
+        total = _units(payment, "usd_total")
+    currency = _currency(data)
+    fields = _of_payment(EventKind.refund, data) | {
+        "amount_cents": _minor(amount, currency),
+        "total_cents": _minor(total, currency) or None,
+        "currency": currency,
+    }
+    if _status(data) != "succeeded":
+        fields |= _ignored(Outcome.not_refunded)
+    elif amount is None:
+        raise InvalidEvent("The event's 'amount' is missing.")
+    return fields
 
 
-_READERS: dict[str, t.Callable[[Event, JSON], Event]] = {
+def _dispute(data: JSON) -> JSON:
+    status = _status(data)
+    fields = _of_payment(_DISPUTES.get(status, EventKind.ignored), data)
+    if status in _INQUIRIES:
+        fields |= _ignored(Outcome.inquiry)
+    elif status not in _DISPUTES:
+        fields |= _ignored(Outcome.unknown_status)
+    return fields
+
+
+_READERS: dict[str, t.Callable[[JSON], JSON]] = {
     "payment.succeeded": _purchase,
     "payment_succeeded": _purchase,
     "app_payment.succeeded": _purchase,
@@ -196,22 +165,26 @@ _READERS: dict[str, t.Callable[[Event, JSON], Event]] = {
     "dispute.updated": _dispute,
     "dispute_updated": _dispute,
 }
-_MEMBERSHIP_TYPES = {
-    "membership.activated",
-    "membership_activated",
-    "membership.went_valid",
-    "membership_went_valid",
-    "app_membership.went_valid",
-    "app_membership_went_valid",
-}
-_DISPUTES = {
-    "needs_response": Kind.DISPUTE_OPENED,
-    "under_review": Kind.DISPUTE_OPENED,
-    "lost": Kind.DISPUTE_OPENED,
-    "closed": Kind.DISPUTE_OPENED,
-    "won": Kind.DISPUTE_WON,
-}
-_INQUIRIES = {"warning_needs_response", "warning_under_review", "warning_closed"}
+
+
+def _of_payment(kind: EventKind, data: JSON) -> JSON:
+    """Read what refunds and disputes have in common; their payment may be null."""
+    membership = _id(_dict(data, "payment"), "membership") or _id(data, "membership")
+    return {
+        "kind": kind,
+        "payment_id": _id(data, "payment"),
+        "membership_id": membership,
+        "reference": _own_id(data),
+    }
+
+
+def _ignored(reason: Outcome) -> JSON:
+    return {"kind": EventKind.ignored, "reason": reason}
+
+
+def _dict(parent: JSON, name: str) -> JSON:
+    value = parent.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _object(parent: JSON, name: str) -> JSON | None:
@@ -251,13 +224,28 @@ def _status(data: JSON) -> str:
     return status
 
 
+def _moment(payload: JSON) -> dt.datetime | None:
+    """Return when the event was sent, which tells a dispute's states apart, if it says so."""
+    sent = payload.get("timestamp")
+    try:
+        return moment_of(dt.datetime.fromisoformat(sent)) if isinstance(sent, str) else None
+    except ValueError:
+        return None
+
+
+def _code(data: JSON) -> str | None:
+    code = _text(data, "currency")
+    return code and code.lower()
+
+
 def _currency(data: JSON) -> str | None:
-    currency = _text(data, "currency")
-    return currency and currency.lower()
+    """Return a currency whose decimals are known; Whop has some that no standard lists."""
+    code = _code(data)
+    return code if code and _CURRENCY.fullmatch(code) else None
 
 
-def _cents(data: JSON, *names: str) -> int | None:
-    """Return the first of these amounts that is there, in cents."""
+def _units(data: JSON, *names: str) -> Decimal | None:
+    """Return the first of these amounts that is there, in units of its currency."""
     name = next((name for name in names if data.get(name) is not None), None)
     if name is None:
         return None
@@ -271,20 +259,9 @@ def _cents(data: JSON, *names: str) -> int | None:
         or not 0 <= value <= _LARGEST_AMOUNT
     ):
         raise InvalidEvent(f"The event's {name!r} is not an amount from 0 to {_LARGEST_AMOUNT}.")
-    units = _ROUNDING.quantize(Decimal(value), _CENT)
-    return int(units.scaleb(2, _ROUNDING))
+    return Decimal(value)
 
 
-def _metadata(data: JSON) -> JSON:
-    metadata = _object(data, "metadata") or {}
-    plain = {
-        key: float(value) if isinstance(value, Decimal) else value
-        for key, value in metadata.items()
-    }
-    return {key: value for key, value in plain.items() if _storable(key) and _storable(value)}
-
-
-def _storable(value: t.Any) -> bool:
-    if isinstance(value, str):
-        return not _UNSTORABLE.search(value)
-    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+def _minor(units: Decimal | None, currency: str | None) -> int | None:
+    # Without a currency a refund is in hundredths: only its part of the total counts then.
+    return None if units is None else to_minor(units, currency or "")

@@ -27,6 +27,7 @@ from ..errors import RowSecurityUnavailable
 
 if t.TYPE_CHECKING:
     from ..db.models import Models
+    from ..host.state import State
     from ..settings import Settings
 # "request.jwt.claims" is what PostgREST sets; Supabase's auth.uid() looks at the older
 # "request.jwt.claim.sub" first. The materialised part is read before anything is set.
@@ -222,6 +223,16 @@ def acting_as(
         raise
     finally:
         guard.leave(block)
+
+
+def own_read(state: State, user_id: t.Any) -> contextlib.AbstractContextManager[None]:
+    """Return what a read of ours for one user is made in, where the settings ask for it.
+
+    It binds ``db.session``, so the read has to go through that session's connection.
+    """
+    if not state.uses_row_security:
+        return contextlib.nullcontext()
+    return acting_as(state.db.session(), state.models, state.settings, user_id)
 
 
 def _guard(session: Session, mapper: Mapper[t.Any]) -> _Guard:

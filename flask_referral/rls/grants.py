@@ -16,7 +16,7 @@ from ..db.models import VERSION_TABLE
 from ..db.sql import IDENTIFIERS
 from ..db.sql import sqlstate
 from ..errors import GrantRefused
-from ..schema import locks
+from ..schema import ddl_locks
 
 if t.TYPE_CHECKING:
     from ..db.models import Models
@@ -218,7 +218,7 @@ class _Granting:
                 "USING (true) WITH CHECK (true)"
             )
             # It locks the table against readers, too.
-            locks.patiently(
+            ddl_locks.patiently(
                 self.connection,
                 functools.partial(self.execute, sql),
                 what=f"table {table.name}",
@@ -228,7 +228,7 @@ class _Granting:
     def execute(self, sql: str) -> None:
         try:
             # Role names may hold "%" and ":".
-            locks.raw(self.connection, sql).close()
+            ddl_locks.raw(self.connection, sql).close()
         except sa.exc.DBAPIError as error:
             if sqlstate(error) == "42501":
                 raise _not_allowed(sql) from error

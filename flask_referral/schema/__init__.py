@@ -18,7 +18,6 @@ from alembic.util import CommandError
 from ..db.models import VERSION_TABLE
 from ..errors import ReferralError
 from ..errors import SchemaDiffers
-from . import locks
 from .differences import describe
 
 if t.TYPE_CHECKING:
@@ -136,30 +135,3 @@ def current(state: State) -> str | None:
             connection, opts={"version_table": VERSION_TABLE, "version_table_schema": schema}
         )
         return context.get_current_revision()
-
-
-def patiently(context: MigrationContext, body: t.Callable[[], None], *tables: sa.Table) -> None:
-    """Run a revision's DDL without making a live application queue behind it for long.
-
-    Online it gives up its locks and tries again, see :func:`flask_referral.locks.patiently`. A
-    printed script cannot: there the statement fails, its transaction with it, and the script can
-    be run again.
-
-    :param body: called once for each attempt.
-    :param tables: what ``body`` needs locks on.
-    :raises MigrationRefused: where it did not get them.
-    """
-    if context.as_sql:
-        context.execute(f"SET LOCAL lock_timeout = {locks.QUIET_LOCK_TIMEOUT_MS}")
-        body()
-        return
-    connection = context.connection
-    assert connection is not None
-    names = [connection.dialect.identifier_preparer.format_table(table) for table in tables]
-    oids: list[int] = []
-    if connection.dialect.name == "postgresql":
-        query = sa.text("SELECT CAST(to_regclass(:name) AS oid)")
-        found = [connection.scalar(query, {"name": name}) for name in names]
-        oids = [oid for oid in found if oid is not None]
-    what = f"table{'s' if names[1:] else ''} {', '.join(names)}"
-    locks.patiently(connection, body, what=what, tables=oids)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import typing as t
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects import sqlite
 
 from .. import codes
+from ..db import sql
 from ..errors import CodeExhausted
 
 if t.TYPE_CHECKING:
@@ -63,8 +62,8 @@ def _insert(
     connection: sa.Connection, models: Models, users: t.Sequence[t.Any]
 ) -> tuple[int, sa.exc.IntegrityError | None]:
     table = models.ReferralCode.__table__
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(table).on_conflict_do_nothing().returning(table.c.user_id)
+    insert = sql.insert(connection.dialect.name, table)
+    statement = insert.on_conflict_do_nothing().returning(table.c.user_id)
     rows = [{"user_id": user, "code": codes.generate_referral_code()} for user in users]
     options = {"insertmanyvalues_page_size": len(rows)}
     try:

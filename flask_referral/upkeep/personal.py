@@ -10,14 +10,19 @@ import sqlalchemy as sa
 from .. import codes
 from .. import wallet
 from ..clock import as_utc
+from ..conversions.facts import Kind
+from ..db.models import RewardRole
 from . import purge
 
 if t.TYPE_CHECKING:
     from ..db.models import Models
 _OWN_VISIT = ("referral_code", "clicked_at", "bound_at", "referrer_url", "user_agent", "ip_hash")
 #: Columns of a conversion that say who the other one is, or what the other one bought.
-_OTHERS_OF_REFERRER = ("referred_user_id", "metadata_")
+_OTHERS_OF_REFERRER = ("referred_user_id", "whop_membership_id", "metadata_")
 _OTHERS_OF_REFERRED = ("referrer_user_id",)
+#: Columns of a reward that say who bought, and what; of the user's own that is told apart.
+_OTHERS_OF_REWARD = ("user_id", "referred_user_id", "provider", "payment_id", "membership_id")
+_OWN_PAYMENT = ("provider", "payment_id", "membership_id", "number", "created_at")
 
 
 class Erased(t.NamedTuple):
@@ -37,7 +42,8 @@ def export(
     """Return all that is known of a user, ready for JSON.
 
     Of other people it tells no ids and nothing personal: of the visitors through the user's
-    code when they came and whether they signed up, of those who bought what they earned him.
+    code when they came and whether they signed up, of those who bought what they earned him;
+    of the referrer's reward for a payment of the user's own nothing.
 
     :param wallet_table: the host's wallet, or None; of it the referral rows are told.
     :raises UnknownUser: where there is no such user.
@@ -47,16 +53,15 @@ def export(
     click = models.ReferralClick.__table__.c
     daily = models.ReferralDaily.__table__.c
     conversion = models.ReferralConversion.__table__.c
-    event = models.ReferralEvent.__table__
-    bought = sa.select(conversion.whop_membership_id).where(conversion.referred_user_id == user_id)
+    reward = models.ReferralReward.__table__.c
+    event = models.ReferralEvent.__table__.c
 
     def rows(columns: t.Iterable[t.Any], where: t.Any, order: t.Any) -> list[dict[str, t.Any]]:
         found = connection.execute(sa.select(*columns).where(where).order_by(order))
         return [dict(zip(found.keys(), map(_plain, row), strict=True)) for row in found]
 
     def conversions(where: t.Any, others: t.Container[str]) -> list[dict[str, t.Any]]:
-        columns = [column.label(column.name) for column in conversion if column.key not in others]
-        return rows(columns, where, conversion.converted_at)
+        return rows(_without(conversion, others), where, conversion.converted_at)
 
     owned = rows((code.code, code.created_at), code.user_id == user_id, code.code)
     signed_up = click.referred_user_id.is_not(None).label("signed_up")
@@ -64,6 +69,12 @@ def export(
         (click.clicked_at, signed_up), click.referrer_user_id == user_id, click.clicked_at
     )
     own_visit = [click[name] for name in _OWN_VISIT]
+    payments = rows(
+        [reward[name] for name in _OWN_PAYMENT],
+        # The one that each payment has.
+        sa.and_(reward.referred_user_id == user_id, reward.role == RewardRole.referrer),
+        reward.created_at,
+    )
     return {
         "user": _plain(user_id),
         "code": owned[0] if owned else None,
@@ -76,22 +87,51 @@ def export(
         "conversions_as_referred": conversions(
             conversion.referred_user_id == user_id, _OTHERS_OF_REFERRED
         ),
-        "events": rows(event.c, event.c.membership_id.in_(bought), event.c.received_at),
+        "rewards": rows(
+            _without(reward, _OTHERS_OF_REWARD), reward.user_id == user_id, reward.created_at
+        ),
+        "payments": payments,
+        "events": rows(event, _is_about(event, payments), event.received_at),
         "wallet": _wallet_rows(rows, wallet_table, user_id),
     }
+
+
+def _without(columns: t.Any, others: t.Container[str]) -> list[sa.Label[t.Any]]:
+    return [column.label(column.name) for column in columns if column.key not in others]
+
+
+def _is_about(event: t.Any, payments: list[dict[str, t.Any]]) -> sa.ColumnElement[bool]:
+    """Whether an event is about one of the user's own payments, and not about its referrer."""
+    named = {
+        kind: [(each["provider"], each[column]) for each in payments]
+        for kind, column in ((Kind.payment, "payment_id"), (Kind.membership, "membership_id"))
+    }
+    return sa.and_(
+        # Which a reviewer decides on.
+        event.kind.not_in((Kind.hold, Kind.release, Kind.void)),
+        sa.or_(
+            sa.tuple_(event.provider, event.payment_id).in_(named[Kind.payment]),
+            sa.tuple_(event.provider, event.membership_id).in_(named[Kind.membership]),
+            # A claim that came with a fact alone has its id only.
+            *(
+                sa.and_(event.kind == kind, sa.tuple_(event.provider, event.event_id).in_(ids))
+                for kind, ids in named.items()
+            ),
+        ),
+    )
 
 
 def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.datetime) -> Erased:
     """Remove a user's code, its clicks, and the personal fields of the user's own visits.
 
-    The wallet and the conversions stay as they are, the user's as referrer too, until the host
+    Wallet, conversions and rewards stay as they are, the user's as referrer too, until the host
     deletes the user's row: they are the record of money that was paid. So nobody's purchase is
     paid for a second time, what is pending is credited when it is due, and a refund takes the
     bonus back. Since a conversion has to name a code of its referrer's, the code of a user with
     conversions is replaced by one that nobody has seen instead of removed.
 
-    It may be repeated. Users who signed up through the code and have not bought anything are
-    referred by nobody afterwards.
+    It may be repeated. Users who signed up through the code are referred by nobody afterwards:
+    what they buy from then on earns nothing.
 
     :param connection: in READ COMMITTED or on SQLite.
     :raises UnknownUser: where there is no such user and nothing was left of one.
@@ -99,19 +139,20 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     click = models.ReferralClick.__table__
     daily = models.ReferralDaily.__table__
     is_own = click.c.referred_user_id == user_id
+    through_code = click.c.referrer_user_id == user_id
 
-    def delete_clicks() -> int:
-        return connection.execute(
-            sa.delete(click).where(click.c.referrer_user_id == user_id)
-        ).rowcount
+    def delete_clicks(*where: sa.ColumnElement[bool]) -> int:
+        return connection.execute(sa.delete(click).where(*where)).rowcount
 
-    clicks = delete_clicks()
+    # Without the code's lock, which visits wait for; there may be a million of them. Bound ones
+    # come after it: a purchase locks the code first and then its buyer's click.
+    clicks = delete_clicks(through_code, click.c.referred_user_id.is_(None))
     code = _lock_code(connection, models, user_id)
-    # Those that came before the code was locked; a new one waits, and finds no code then.
-    clicks += delete_clicks()
+    # Those too that came before the code was locked; a new one waits, and finds no code then.
+    clicks += delete_clicks(through_code)
     done = "none" if code is None else _retire(connection, models, code, now)
     sums = connection.execute(sa.delete(daily).where(daily.c.referrer_user_id == user_id)).rowcount
-    own_clicks = purge.clear(connection, models, is_own)
+    own_clicks = purge.clear(connection, models, is_own, sa.true())
     if not (clicks or sums or own_clicks or code):
         codes.require_user(connection, models, user_id)
     return Erased(done, clicks, own_clicks)
@@ -152,7 +193,9 @@ def _wallet_rows(
     columns = {column.name: column for column in table.columns}
     own = sa.and_(columns["user_id"] == user_id, columns["reference_type"] == wallet.REFERENCE_TYPE)
     order = columns.get("created_at", columns["reference_id"])
-    return rows((column.label(name) for name, column in columns.items()), own, order)
+    # What we write into "metadata" are the ids of what somebody else bought.
+    told = [column.label(name) for name, column in columns.items() if name != "metadata"]
+    return rows(told, own, order)
 
 
 def _plain(value: t.Any) -> t.Any:

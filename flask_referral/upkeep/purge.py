@@ -1,4 +1,10 @@
-"""Personal data of old clicks goes; the counts and the attributions stay."""
+"""Personal data of old clicks goes; the counts and the attributions stay.
+
+The id of a click that a visit made is derived from the address, so it is personal too: whoever
+has the application's secret can try addresses. It is replaced by a random one as soon as no visit
+needs it any more, that is, when it is in no cookie that counts and no visit would make it again.
+Nothing of ours refers to it but those cookies.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,9 @@ import typing as t
 
 import sqlalchemy as sa
 
+from .. import clicks
 from ..db import days
+from ..db.models import new_uuid
 
 if t.TYPE_CHECKING:
     from ..db.models import Models
@@ -19,15 +27,22 @@ _PERSONAL = ("ip_hash", "user_agent", "referrer_url")
 class Purged(t.NamedTuple):
     """What a batch did."""
 
-    #: Clicks that lost their personal fields.
+    #: Clicks that lost personal fields, or the id that a visit made.
     cleared: int
     #: Clicks that are gone.
     deleted: int
 
 
-def count(connection: sa.Connection, models: Models, before: dt.datetime, *, delete: bool) -> int:
+def count(
+    connection: sa.Connection,
+    models: Models,
+    before: dt.datetime,
+    *,
+    forgotten: dt.datetime,
+    delete: bool,
+) -> int:
     """Return how many clicks :func:`batches` would change. One statement."""
-    wanted = _wanted(models, connection.dialect.name, before, delete)
+    wanted = _wanted(models, connection.dialect.name, before, forgotten, delete)
     return connection.execute(sa.select(sa.func.count()).where(wanted)).scalar_one()
 
 
@@ -36,6 +51,7 @@ def batches(
     models: Models,
     before: dt.datetime,
     *,
+    forgotten: dt.datetime,
     delete: bool,
     size: int = BATCH,
 ) -> t.Iterator[Purged]:
@@ -45,6 +61,7 @@ def batches(
     a new click waits for. It can be interrupted, repeated, and run twice at once.
 
     :param before: clicks older than this, aware.
+    :param forgotten: what :func:`flask_referral.clicks.forgotten_since` returned.
     :param delete: whether to remove the clicks that no user is bound to. Of those only the ones
         that the sums of closed days hold are removed, so that no total changes: run
         :func:`flask_referral.rollup.close` first.
@@ -54,7 +71,7 @@ def batches(
     at = days.column(click.clicked_at, dialect)
     page = (
         sa.select(at.label("at"), click.id)
-        .where(_wanted(models, dialect, before, delete))
+        .where(_wanted(models, dialect, before, forgotten, delete))
         .order_by(at, click.id)
         .limit(size)
     )
@@ -67,13 +84,46 @@ def batches(
         last = found[-1]
         ids = [row.id for row in found]
         deleted = _delete(connection, models, ids) if delete else 0
-        yield Purged(clear(connection, models, click.id.in_(ids)), deleted)
+        cleared = clear(connection, models, click.id.in_(ids), click.clicked_at < forgotten)
+        yield Purged(cleared, deleted)
 
 
-def clear(connection: sa.Connection, models: Models, where: sa.ColumnElement[bool]) -> int:
-    """Clear the personal fields of some clicks; return how many had any. One statement."""
-    statement = sa.update(models.ReferralClick.__table__).where(where, _is_personal(models))
-    return connection.execute(statement.values(dict.fromkeys(_PERSONAL))).rowcount
+def clear(
+    connection: sa.Connection,
+    models: Models,
+    where: sa.ColumnElement[bool],
+    may_rename: sa.ColumnElement[bool],
+) -> int:
+    """Clear what is personal of some clicks; return how many had any of it. One statement.
+
+    :param may_rename: whether a click's id may be replaced.
+    """
+    click = models.ReferralClick.__table__
+    dialect = connection.dialect.name
+    rename = sa.and_(may_rename, _is_derived(click.c.id, dialect))
+    statement = sa.update(click).where(where, sa.or_(_is_personal(models), rename))
+    new_id = sa.case((rename, _renamed(click.c.id, dialect)), else_=click.c.id)
+    return connection.execute(statement.values(dict.fromkeys(_PERSONAL) | {"id": new_id})).rowcount
+
+
+def _is_derived(id: sa.Column[t.Any], dialect: str) -> sa.ColumnElement[bool]:
+    version = sa.func.substr(_digits(id, dialect), 13, 1)
+    return version == str(clicks.DERIVED)
+
+
+def _renamed(id: sa.Column[t.Any], dialect: str) -> sa.ColumnElement[t.Any]:
+    """Return an id that keeps its time, which is the window's, and is random otherwise."""
+    time = sa.func.substr(_digits(id, dialect), 1, 12)
+    rest = sa.func.substr(_digits(new_uuid(), dialect), 14)
+    new = time.concat(str(clicks.RANDOM)).concat(rest)
+    return sa.type_coerce(new, id.type) if dialect == "sqlite" else sa.cast(new, id.type)
+
+
+def _digits(id: sa.ColumnElement[t.Any], dialect: str) -> sa.ColumnElement[str]:
+    """Return the 32 hexadecimal digits of an id, as SQLite stores it."""
+    if dialect == "sqlite":
+        return sa.type_coerce(id, sa.Text())
+    return sa.func.replace(sa.cast(id, sa.Text()), "-", "", type_=sa.Text())
 
 
 def _is_after(
@@ -84,10 +134,11 @@ def _is_after(
 
 
 def _wanted(
-    models: Models, dialect: str, before: dt.datetime, delete: bool
+    models: Models, dialect: str, before: dt.datetime, forgotten: dt.datetime, delete: bool
 ) -> sa.ColumnElement[bool]:
     click = models.ReferralClick.__table__.c
-    wanted = _is_personal(models)
+    renamed = sa.and_(click.clicked_at < forgotten, _is_derived(click.id, dialect))
+    wanted = sa.or_(_is_personal(models), renamed)
     if delete:
         wanted = sa.or_(wanted, _is_removable(models, dialect))
     return sa.and_(click.clicked_at < before, wanted)

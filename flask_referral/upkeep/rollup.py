@@ -13,11 +13,9 @@ import typing as t
 
 import sqlalchemy as sa
 
-from .. import clicks
 from ..clock import as_utc
 from ..db import days
-from ..db.sql import DEADLOCK_DETECTED
-from ..db.sql import sqlstate
+from ..db import sql
 
 if t.TYPE_CHECKING:
     from ..db.models import Models
@@ -88,7 +86,7 @@ def _sum_up(connection: sa.Connection, models: Models, day: dt.date) -> int:
         .order_by(click.referrer_user_id)
     )
     statement = (
-        clicks.insert_for(dialect, daily)
+        sql.insert(dialect, daily)
         .from_select(["referrer_user_id", "day", "clicks"], sums)
         .on_conflict_do_nothing()
     )
@@ -104,6 +102,9 @@ def _sum_up(connection: sa.Connection, models: Models, day: dt.date) -> int:
             # A referrer was deleted between the reading and the writing of the sum, and the next
             # attempt does not find the clicks any more.
             failures += 1
-            lost = isinstance(error, sa.exc.IntegrityError) or sqlstate(error) == DEADLOCK_DETECTED
+            lost = (
+                isinstance(error, sa.exc.IntegrityError)
+                or sql.sqlstate(error) == sql.DEADLOCK_DETECTED
+            )
             if not lost or failures == ATTEMPTS:
                 raise

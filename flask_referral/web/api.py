@@ -18,6 +18,7 @@ from .. import stats as station
 from ..errors import ReferralError
 from ..host import identity
 from ..host.state import current_state
+from ..rls.acting import own_read
 from . import connections as database
 from . import deliveries as webhooks
 from .csrf import exempt_webhooks
@@ -57,14 +58,12 @@ def generate() -> ResponseReturnValue:
     user_id = identity.current_user_id(state)
     if user_id is None:
         return error_response("Log in to get a referral code.", 401)
-    with database.one_commit(state) as db:
-        with state.acting_as(user_id):
-            row = codes.find(db, state.models, user_id)
-        if row is None:
-            database.see_newest(state, db)
-            row = codes.create(db, state.models, user_id)
-        code = row.code
-    return jsonify(code=code)
+    code, _ = database.in_one_commit(
+        state,
+        lambda db: codes.get_or_create(db, state.models, user_id, reading=own_read(state, user_id)),
+        codes.announce,
+    )
+    return jsonify(code=code.code)
 
 
 def stats() -> ResponseReturnValue:
@@ -78,9 +77,16 @@ def stats() -> ResponseReturnValue:
         days = station.checked_days(int(text) if _NUMBER.fullmatch(text) else None)
     except ReferralError as error:
         return error_response(str(error), 400)
-    link = functools.partial(known_link, state)
-    with database.reading_as(state, user_id) as db:
-        found = station.collect(db, state.models, user_id, days, now=clock.now(), link=link)
+    with database.reading(state) as db:
+        found = station.collect(
+            db,
+            state.models,
+            user_id,
+            days,
+            now=clock.now(),
+            link=functools.partial(known_link, state),
+            reading=own_read(state, user_id),
+        )
     return jsonify(found.to_dict())
 
 

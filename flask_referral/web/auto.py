@@ -14,10 +14,9 @@ from sqlalchemy.orm import object_session
 from .. import attribution
 from .. import clock
 from ..errors import ConfigurationError
+from ..host.state import current_state
+from ..host.state import EXTENSION_KEY
 from . import cookies
-
-if t.TYPE_CHECKING:
-    from ..extension import Referral
 
 
 def listen(user_model: t.Any) -> None:
@@ -35,13 +34,10 @@ def listen(user_model: t.Any) -> None:
 
 
 def _bind_visit(mapper: Mapper[t.Any], connection: sa.Connection, user: t.Any) -> None:
-    referral: Referral | None = (
-        current_app.extensions.get("referral") if has_request_context() else None
-    )
-    if referral is None:
+    if not has_request_context() or EXTENSION_KEY not in current_app.extensions:
         return
     try:
-        state = referral.state
+        state = current_state()
         # Another application of this process may share the class.
         if not state.settings.auto_attribute or state.models.user_key.table not in mapper.tables:
             return
@@ -51,7 +47,7 @@ def _bind_visit(mapper: Mapper[t.Any], connection: sa.Connection, user: t.Any) -
         # A failure here must not fail the host's flush.
         user_id = getattr(user, state.user_attribute)
         with connection.begin_nested():
-            result = attribution.attribute(
+            outcome = attribution.attribute(
                 connection,
                 state.models,
                 state.settings,
@@ -61,6 +57,6 @@ def _bind_visit(mapper: Mapper[t.Any], connection: sa.Connection, user: t.Any) -
                 now=clock.now(),
             )
         if (session := object_session(user)) is not None:
-            attribution.announce(session, user_id, result)
+            attribution.announce(user_id, outcome, session)
     except Exception:
         current_app.logger.exception("The new user was not bound to the visit of this request.")

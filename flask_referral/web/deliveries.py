@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import sqlalchemy as sa
 from flask import abort
 from flask import current_app
@@ -11,13 +9,16 @@ from flask import jsonify
 from flask import request
 from flask.typing import ResponseReturnValue
 
+from ..db import failures
 from ..errors import InvalidEvent
 from ..errors import InvalidSignature
+from ..errors import UnknownProvider
 from ..host.state import current_state
 from ..host.state import State
-from ..payments import handling as webhooks
-from ..payments import whop
-from ..payments.handling import WebhookReader
+from ..payments import handling
+from ..payments import providers
+from ..payments.events import Outcome
+from ..payments.events import WebhookEvent
 from .errors import error_response
 
 #: The largest body that is read, in bytes.
@@ -30,50 +31,40 @@ def receive(provider: str) -> ResponseReturnValue:
     """Take a delivery: 200 when it is dealt with, whatever came of it.
 
     401 for a signature that is not right, 400 for a body that is not the provider's, 413 for
-    one over 256 KiB, 404 for a provider that is not set up, 503 when the database is away, so
-    that the provider tries again.
+    one over 256 KiB, 404 for a provider that is not set up, 503 when the database is away or busy,
+    so that the provider tries again.
     """
     state = current_state()
-    reader = _reader(state, provider)
     try:
-        event = reader(_body(), request.headers)
+        event = providers.read(state, provider, _body(), request.headers)
         outcome = _handle(state, provider, event)
+    except UnknownProvider as error:
+        return error_response(str(error), 404)
     except InvalidSignature:
         # What exactly was wrong helps nobody but a forger.
         return error_response("The signature of this delivery is not valid.", 401)
     except InvalidEvent as error:
         return error_response(str(error), 400)
     except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
-        if not _is_away(error):
+        if not (failures.is_away(error) or failures.is_contended(error)):
             raise
         current_app.logger.error("A webhook of %s has to wait", provider, exc_info=error)
         response = error_response("The database is away; send this delivery again later.", 503)
         response.headers["Retry-After"] = str(_RETRY_AFTER)
         return response
-    if outcome == webhooks.UNKNOWN_USER:
+    if outcome == Outcome.unknown_user:
+        payment = event.payment_id or event.membership_id
         current_app.logger.warning(
-            "The buyer of membership %s is not known (event %s of %s), so nobody is credited; "
-            "flask referral convert USER MEMBERSHIP makes good.",
-            event.membership_id,
+            "The buyer of payment %s is not known (event %s of %s), so nobody is credited; "
+            "flask referral convert USER %s --payment-id %s --provider %s makes good.",
+            payment,
             event.id,
+            provider,
+            event.membership_id or payment,
+            payment,
             provider,
         )
     return jsonify(outcome=outcome)
-
-
-def _is_away(error: sa.exc.DBAPIError | sa.exc.TimeoutError) -> bool:
-    if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
-        # Drivers do not agree on what a connection that breaks is.
-        return True
-    return isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError)
-
-
-def _reader(state: State, provider: str) -> WebhookReader:
-    if provider == "whop" and state.settings.whop_webhook_secret:
-        return functools.partial(whop.read, state)
-    if provider not in state.loaders.webhooks:
-        abort(404)
-    return state.loaders.webhooks[provider]
 
 
 def _body() -> bytes:
@@ -88,10 +79,10 @@ def _body() -> bytes:
     return body
 
 
-def _handle(state: State, provider: str, event: webhooks.WebhookEvent) -> str:
+def _handle(state: State, provider: str, event: WebhookEvent) -> str:
     session = state.db.session()
     try:
-        outcome = webhooks.handle(state, provider, event)
+        outcome = handling.handle(state, provider, event)
         session.commit()
     except BaseException:
         session.rollback()

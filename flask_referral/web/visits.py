@@ -8,15 +8,14 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-import sqlalchemy as sa
 from flask import current_app
 from flask import request
 from flask import Response
+from flask.globals import app_ctx
 from sqlalchemy.orm import Session
 
 from .. import clicks
 from .. import clock
-from .. import signals
 from ..clicks import Touch
 from ..clicks import Visit
 from ..errors import ConfigurationError
@@ -38,8 +37,23 @@ def capture(state: State, response: Response, code: str) -> None:
     :param code: a normalised code, which may be nobody's.
     """
     try:
-        if _is_visit(state):
-            _capture(state, response, code)
+        if not _is_visit(state):
+            return
+        settings, headers, now = state.settings, request.headers, clock.now()
+        remembered = cookies.current_touch(settings)
+        visit = Visit(
+            code=code,
+            at=now,
+            address=request.remote_addr,
+            user_agent=clicks.clean_text(headers.get("User-Agent"), clicks.USER_AGENT_LENGTH),
+            referrer_url=clicks.clean_referrer(headers.get("Referer"), request.host),
+        )
+        if remembered and clicks.is_repetition(remembered, visit, settings.dedupe_seconds):
+            return
+        visit = dataclasses.replace(visit, visitor_id=_visitor_id(state))
+        touch = _record(state, response, visit)
+        if touch is not None and (remembered is None or settings.touch == "last"):
+            cookies.write(response, touch, settings, now)
     except Exception:
         current_app.logger.exception(
             "The visit through referral code %s was not recorded; the page is served.", code
@@ -60,80 +74,42 @@ def _is_visit(state: State) -> bool:
     return consent is None or bool(consent())
 
 
-def _capture(state: State, response: Response, code: str) -> None:
-    settings = state.settings
-    now = clock.now()
-    remembered = cookies.current_touch(settings)
-    visit = Visit(
-        code=code,
-        at=now,
-        address=request.remote_addr,
-        user_agent=clicks.clean_text(request.headers.get("User-Agent"), clicks.USER_AGENT_LENGTH),
-        referrer_url=clicks.clean_referrer(request.headers.get("Referer"), request.host),
-    )
-    if remembered and clicks.is_repetition(remembered, visit, settings.dedupe_seconds):
-        return
-    visit = dataclasses.replace(visit, visitor_id=_visitor_id(state))
-    touch = _record(state, response, visit)
-    if touch is not None and (remembered is None or settings.touch == "last"):
-        cookies.write(response, touch, settings, now)
-
-
 def _record(state: State, response: Response, visit: Visit) -> Touch | None:
-    if response.is_streamed and (session := database.held_session(state)) is not None:
-        return _record_after(state, response, visit, session)
     session = database.held_session(state)
-    with database.beside_host(state) as connection:
-        recorded = _insert(state, connection, visit)
-        if session is not None and recorded is not None and recorded.created:
-            signals.send_after_commit(session, signals.click_recorded, **_told(recorded))
-    if session is None and recorded is not None and recorded.created:
-        signals.send(signals.click_recorded, **_told(recorded))
+    if session is not None and response.is_streamed:
+        return _record_later(state, response, visit, session)
+    with database.beside_host(state, session) as db:
+        recorded = clicks.record(db, state.models, state.settings, visit, cookies.secret())
+        if session is not None:
+            clicks.announce(recorded, session)
+    if session is None:
+        clicks.announce(recorded, None)
     return recorded.touch if recorded is not None else None
 
 
-def _record_after(state: State, response: Response, visit: Visit, session: Session) -> Touch | None:
+def _record_later(state: State, response: Response, visit: Visit, session: Session) -> Touch | None:
     """Record a visit when its page has been sent, which may be reading from the database still.
 
     A commit on the page's connection would close the cursor it reads from. The visit's id is
     known without asking the database, so the cookie does not wait.
     """
-    with database.in_savepoint(state, session) as connection:
-        if not clicks.is_known(connection, state.models, visit.code, visit.visitor_id):
+    with database.in_savepoint(state, session) as db:
+        if not clicks.is_known(db, state.models, visit.code, visit.visitor_id):
             return None
-    app = current_app._get_current_object()  # type: ignore[attr-defined]
-    secret = cookies.secret()
+    app, secret = app_ctx.app, cookies.secret()
 
     def insert() -> None:
         try:
             with app.app_context():
-                with database.autocommit(state) as connection:
-                    recorded = _insert(state, connection, visit, secret)
-                if recorded is not None and recorded.created:
-                    signals.send(signals.click_recorded, **_told(recorded))
+                with database.beside_host(state, None) as db:
+                    recorded = clicks.record(db, state.models, state.settings, visit, secret)
+                clicks.announce(recorded, None)
         except Exception:
             app.logger.exception("The visit through referral code %s was not recorded.", visit.code)
 
     response.call_on_close(insert)
     click_id = clicks.derive_id(visit, secret, state.settings.dedupe_seconds)
     return Touch(click_id, visit.code, visit.at.replace(microsecond=0))
-
-
-def _told(recorded: clicks.Recorded) -> dict[str, t.Any]:
-    return {"click_id": recorded.touch.click_id, "code": recorded.touch.code}
-
-
-def _insert(
-    state: State, connection: sa.Connection, visit: Visit, secret: bytes | None = None
-) -> clicks.Recorded | None:
-    return clicks.record(
-        connection,
-        state.models,
-        visit,
-        secret=secret or cookies.secret(),
-        ip_key=state.settings.ip_key,
-        dedupe_seconds=state.settings.dedupe_seconds,
-    )
 
 
 def _visitor_id(state: State) -> t.Any:

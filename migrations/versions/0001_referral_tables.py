@@ -7,13 +7,10 @@ Follows: nothing of ours; the host's user table must exist.
 from __future__ import annotations
 
 import sqlalchemy as sa
-from alembic import context
 from alembic import op
-from flask import current_app
 from sqlalchemy.dialects.postgresql import JSONB
 
-from flask_referral import schema as shipped
-from flask_referral.errors import MigrationRefused
+from flask_referral.schema import frozen
 
 revision = "0001"
 down_revision = None
@@ -28,25 +25,35 @@ SQLITE_UUID = (
 )
 
 
+def check() -> None:
+    inspector = sa.inspect(op.get_bind())
+    users = frozen.user_key().table
+    if not inspector.has_table(users.name, schema=users.schema):
+        raise frozen.MigrationRefused(
+            f"The user table {users.fullname!r} does not exist; make the host's own tables first "
+            "(flask db upgrade), then run flask referral db upgrade."
+        )
+    present = [name for name in TABLES if inspector.has_table(name, schema=frozen.schema())]
+    if present:
+        raise frozen.MigrationRefused(
+            f"The database has {', '.join(present)} already, but no record of our revisions; if "
+            "the application's own migrations or create_all() made them, run flask referral db "
+            "stamp 0001, then flask referral db upgrade."
+        )
+
+
 def upgrade() -> None:
-    referral = current_app.extensions["referral"]
-    user_key = referral.user_key
-    schema = referral.models.metadata.schema
-    if not context.is_offline_mode():
-        _check(user_key, schema)
+    user_key, schema = frozen.user_key(), frozen.schema()
     # A foreign key locks the table that it refers to.
-    shipped.patiently(op.get_context(), lambda: _create(user_key, schema), user_key.table)
+    frozen.patiently(op.get_context(), lambda: _create(user_key, schema), user_key.table)
 
 
 def downgrade() -> None:
-    referral = current_app.extensions["referral"]
-    schema = referral.models.metadata.schema
-
     def drop() -> None:
         for table in reversed(TABLES):
-            op.drop_table(table, schema=schema)
+            op.drop_table(table, schema=frozen.schema())
 
-    shipped.patiently(op.get_context(), drop, referral.user_key.table)
+    frozen.patiently(op.get_context(), drop, frozen.user_key().table)
 
 
 def _create(user_key: sa.Column, schema: str | None) -> None:
@@ -130,23 +137,6 @@ def _create(user_key: sa.Column, schema: str | None) -> None:
         schema,
         unique=True,
     )
-
-
-def _check(user_key: sa.Column, schema: str | None) -> None:
-    inspector = sa.inspect(op.get_bind())
-    users = user_key.table
-    if not inspector.has_table(users.name, schema=users.schema):
-        raise MigrationRefused(
-            f"The user table {users.fullname!r} does not exist; make the host's own tables first "
-            "(flask db upgrade), then run flask referral db upgrade."
-        )
-    present = [name for name in TABLES if inspector.has_table(name, schema=schema)]
-    if present:
-        raise MigrationRefused(
-            f"The database has {', '.join(present)} already, but no record of our revisions; if "
-            "the application's own migrations or create_all() made them, run flask referral db "
-            "stamp 0001, then flask referral db upgrade."
-        )
 
 
 def _id() -> sa.Column:

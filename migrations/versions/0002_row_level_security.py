@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
-from flask import current_app
 
-from flask_referral import schema as shipped
+from flask_referral.schema import frozen
 
 revision = "0002"
 down_revision = "0001"
@@ -43,12 +42,12 @@ SUPABASE_IDENTITY = "(SELECT auth.uid())"
 
 def upgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
-        shipped.patiently(op.get_context(), _secure, *_tables())
+        frozen.patiently(op.get_context(), _secure, *_tables())
 
 
 def downgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
-        shipped.patiently(op.get_context(), _open, *_tables())
+        frozen.patiently(op.get_context(), _open, *_tables())
 
 
 def _secure() -> None:
@@ -113,7 +112,7 @@ def _do(body: str) -> None:
 
 
 def _key_type() -> str:
-    key_type = current_app.extensions["referral"].user_key.type
+    key_type = frozen.user_key().type
     ddl = key_type.compile(op.get_context().dialect)
     # Without its length: a cast to varchar(n) cuts a longer claim to what may be another user's
     # id. A bare "char" is one character; bpchar is the type without a limit.
@@ -122,11 +121,10 @@ def _key_type() -> str:
 
 
 def _tables() -> list[sa.Table]:
-    schema = current_app.extensions["referral"].models.metadata.schema
-    return [sa.Table(name, sa.MetaData(), schema=schema) for name in TABLES]
+    return [sa.Table(name, sa.MetaData(), schema=frozen.schema()) for name in TABLES]
 
 
 def _name(table: str) -> str:
-    schema = current_app.extensions["referral"].models.metadata.schema
+    schema = frozen.schema()
     quote = op.get_context().dialect.identifier_preparer.quote
     return f"{quote(schema)}.{quote(table)}" if schema else quote(table)

@@ -10,39 +10,88 @@ the documented lists.
 
 from __future__ import annotations
 
-import sqlalchemy as sa
 from alembic import op
-from flask import current_app
 
-from flask_referral.schema import wallet_checks
+from flask_referral.schema import frozen
 
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+ROWS = frozen.WalletRows(
+    kinds=(("referral_bonus", 1), ("adjustment", -1), ("adjustment", 1)),
+    reference_type="referral_conversion",
+    own_types=("referral_bonus",),
+)
+#: What the documentation has hosts allow, by column; for the printed script.
+DOCUMENTED = {
+    "type": ("deal_payment", "affiliate_commission", "referral_bonus", "withdrawal", "adjustment"),
+    "reference_type": ("deal_enrollment", "affiliate_conversion", "referral_conversion", "manual"),
+}
+NEW = ("referral_bonus", "referral_conversion")
+
+
+def check() -> None:
+    wallet = frozen.wallet_table()
+    if wallet is not None:
+        frozen.check_wallet(op.get_bind(), ROWS, wallet.name, wallet.schema)
+
 
 def upgrade() -> None:
-    wallet: sa.Table | None = current_app.extensions["referral"].wallet_table
+    wallet = frozen.wallet_table()
     context = op.get_context()
     if wallet is None:
         return
-    if not context.as_sql:
-        wallet_checks.extend(context, wallet.name, wallet.schema)
-    elif context.dialect.name == "postgresql":
-        with context.autocommit_block():
-            for statement in wallet_checks.offline_upgrade(wallet.name, wallet.schema):
-                op.execute(statement)
+    if context.as_sql:
+        _write_lists()
+    else:
+        frozen.extend_wallet(context, ROWS, wallet.name, wallet.schema)
 
 
 def downgrade() -> None:
-    wallet: sa.Table | None = current_app.extensions["referral"].wallet_table
+    wallet = frozen.wallet_table()
     context = op.get_context()
     if wallet is None:
         return
-    if not context.as_sql:
-        wallet_checks.restore(context, wallet.name, wallet.schema)
-    elif context.dialect.name == "postgresql":
-        with context.autocommit_block():
-            for statement in wallet_checks.offline_downgrade(wallet.name, wallet.schema):
-                op.execute(statement)
+    if context.as_sql:
+        _write_lists(without=NEW)
+    else:
+        frozen.restore_wallet(context, ROWS, wallet.name, wallet.schema)
+
+
+def _write_lists(without: tuple[str, ...] = ()) -> None:
+    context = op.get_context()
+    table = context.dialect.identifier_preparer.format_table(frozen.wallet_table())
+    lists = {
+        column: ", ".join(repr(value) for value in values if value not in without)
+        for column, values in DOCUMENTED.items()
+    }
+    with context.autocommit_block():
+        # Before anything is changed: VALIDATE comes too late to keep the rule that was there.
+        for column, listed in lists.items():
+            _refuse_others(table, column, listed)
+        for column, listed in lists.items():
+            constraint = f"wallet_transactions_{column}_check"
+            _gently(
+                f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {constraint},"
+                f" ADD CONSTRAINT {constraint} CHECK ({column} IN ({listed})) NOT VALID"
+            )
+            _gently(f"ALTER TABLE {table} VALIDATE CONSTRAINT {constraint}")
+
+
+def _refuse_others(table: str, column: str, listed: str) -> None:
+    message = (
+        f"{table} has rows whose {column} is not one of the documented values; run flask referral "
+        "db upgrade or downgrade on the database itself, which keeps the rules that are there"
+    ).replace("'", "''")
+    op.execute(
+        f"DO $referral$ BEGIN IF EXISTS (SELECT FROM {table} WHERE {column} NOT IN ({listed})) THEN"
+        f" RAISE EXCEPTION USING MESSAGE = '{message}'; END IF; END $referral$"
+    )
+
+
+def _gently(statement: str) -> None:
+    # A script cannot try again, but it does not make everybody wait behind it either.
+    for each in ("BEGIN", "SET LOCAL lock_timeout = 5000", statement, "COMMIT"):
+        op.execute(each)

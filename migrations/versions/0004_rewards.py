@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
-from flask import current_app
 
-from flask_referral import schema as shipped
-from flask_referral.errors import MigrationRefused
+from flask_referral.schema import frozen
 
 revision = "0004"
 down_revision = "0003"
@@ -62,47 +60,52 @@ INDEXES = (
 )
 
 
+def check() -> None:
+    wallet = frozen.wallet_table()
+    if wallet is not None:
+        frozen.check_wallet_index(op.get_bind(), wallet.name, wallet.schema)
+    _refuse_duplicates()
+
+
 def upgrade() -> None:
-    context = op.get_context()
-    if not context.as_sql:
-        _refuse_duplicates()
     _create_wallet_index()
-    shipped.patiently(context, _upgrade_tables, *_locked())
+    frozen.patiently(op.get_context(), _upgrade_tables, *_locked())
 
 
 def downgrade() -> None:
-    wallet = [table for table in (_wallet(),) if table is not None]
-    shipped.patiently(op.get_context(), _downgrade_tables, *_locked(), *wallet)
+    wallet = [table for table in (frozen.wallet_table(),) if table is not None]
+    frozen.patiently(op.get_context(), _downgrade_tables, *_locked(), *wallet)
 
 
 def _locked() -> list[sa.Table]:
     # The users too: the new tables refer to them.
-    ours = [sa.Table(name, sa.MetaData(), schema=_schema()) for name in (CLICKS, CONVERSIONS)]
-    return [*ours, _user_key().table]
+    ours = [sa.Table(name, sa.MetaData(), schema=frozen.schema()) for name in (CLICKS, CONVERSIONS)]
+    return [*ours, frozen.user_key().table]
 
 
 def _downgrade_tables() -> None:
-    schema = _schema()
+    schema = frozen.schema()
     if _is_postgresql():
         for table, _ in OWNED:
             op.execute(f"DROP POLICY {table}_select_own ON {_name(table)}")
         constraint = f"{CLICKS}_referrer_not_referred_check"
         op.execute(f"ALTER TABLE {_name(CLICKS)} DROP CONSTRAINT {constraint}")
     else:
-        op.execute(f"DROP TRIGGER {_trigger()}")
+        # A host that rebuilt its users lost it.
+        op.execute(f"DROP TRIGGER IF EXISTS {_trigger()}")
     for name, table, *_ in reversed(INDEXES):
         op.drop_index(op.f(name), table, schema=schema)
     for table in (DAILY, EVENTS, REWARDS):
         op.drop_table(table, schema=schema)
     # SQLite drops the CHECK with the column that it was declared with.
     op.execute(f"ALTER TABLE {_name(CLICKS)} DROP COLUMN bound_at")
-    wallet = _wallet()
+    wallet = frozen.wallet_table()
     if wallet is not None:
         op.drop_index(op.f(WALLET_INDEX), wallet.name, schema=wallet.schema)
 
 
 def _upgrade_tables() -> None:
-    schema = _schema()
+    schema = frozen.schema()
     tables, columns, indexes = _there(schema)
     if "bound_at" not in columns:
         _add_bound_at()
@@ -154,7 +157,7 @@ def _add_bound_at() -> None:
 
 
 def _create_rewards(schema: str | None) -> None:
-    user_key = _user_key()
+    user_key = frozen.user_key()
     conversion = sa.Table(CONVERSIONS, sa.MetaData(), sa.Column("id"), schema=schema).c.id
     default = "gen_random_uuid()"
     if not _is_postgresql():
@@ -222,7 +225,7 @@ def _create_events(schema: str | None) -> None:
 
 
 def _create_daily(schema: str | None) -> None:
-    user_key = _user_key()
+    user_key = frozen.user_key()
     op.create_table(
         DAILY,
         sa.Column("referrer_user_id", user_key.type, nullable=False),
@@ -308,7 +311,7 @@ def _follow_deleted_users() -> None:
         f"DELETE FROM {_bare(DAILY)} WHERE referrer_user_id = OLD.{{key}}",
         f"DELETE FROM {_bare(CODES)} WHERE user_id = OLD.{{key}}",
     ]
-    user_key = _user_key()
+    user_key = frozen.user_key()
     quote = op.get_context().dialect.identifier_preparer.quote
     body = "; ".join(steps).format(key=quote(user_key.name))
     op.execute(
@@ -320,12 +323,12 @@ def _follow_deleted_users() -> None:
 def _trigger() -> str:
     # A trigger lives in the schema of its table, and names tables without one.
     quote = op.get_context().dialect.identifier_preparer.quote
-    schema = _user_key().table.schema
+    schema = frozen.user_key().table.schema
     return f"{quote(schema)}.{SQLITE_TRIGGER}" if schema else SQLITE_TRIGGER
 
 
 def _create_wallet_index() -> None:
-    wallet = _wallet()
+    wallet = frozen.wallet_table()
     if wallet is None:
         return
     context = op.get_context()
@@ -355,29 +358,35 @@ def _is_invalid(index: str) -> bool:
 def _refuse_duplicates() -> None:
     """Print what would break the new constraints, before anything is changed."""
     bind = op.get_bind()
-    wallet = _wallet()
-    questions = [
-        (
-            f"SELECT whop_membership_id, count(*) FROM {_name(CONVERSIONS)} "
-            "GROUP BY whop_membership_id HAVING count(*) > 1",
-            "conversions with the same whop_membership_id",
-        ),
-        (
-            f"SELECT referred_user_id, count(*) FROM {_name(CLICKS)} WHERE {BOUND} "
-            "GROUP BY referred_user_id HAVING count(*) > 1",
-            "clicks bound to the same referred_user_id",
-        ),
-        (
-            f"SELECT referrer_user_id, count(*) FROM {_name(CLICKS)} "
-            "WHERE referrer_user_id = referred_user_id GROUP BY referrer_user_id",
-            "clicks bound to their own referrer",
-        ),
-    ]
+    wallet = frozen.wallet_table()
+    questions = []
+    # Not where 0001 is still to run.
+    if sa.inspect(bind).has_table(CONVERSIONS, schema=frozen.schema()):
+        questions += [
+            (
+                f"SELECT whop_membership_id, count(*) FROM {_name(CONVERSIONS)} "
+                "GROUP BY whop_membership_id HAVING count(*) > 1",
+                "conversions with the same whop_membership_id",
+            ),
+            (
+                f"SELECT referred_user_id, count(*) FROM {_name(CLICKS)} WHERE {BOUND} "
+                "GROUP BY referred_user_id HAVING count(*) > 1",
+                "clicks bound to the same referred_user_id",
+            ),
+            (
+                f"SELECT referrer_user_id, count(*) FROM {_name(CLICKS)} "
+                "WHERE referrer_user_id = referred_user_id GROUP BY referrer_user_id",
+                "clicks bound to their own referrer",
+            ),
+        ]
     if wallet is not None:
         format_table = bind.dialect.identifier_preparer.format_table
+        # Cast: before 0003 an enum does not know the value.
+        bonus = "CAST(type AS TEXT) = 'referral_bonus'"
+        bonus += " AND CAST(reference_type AS TEXT) = 'referral_conversion'"
         questions.append(
             (
-                f"SELECT reference_id, count(*) FROM {format_table(wallet)} WHERE {OUR_BONUS} "
+                f"SELECT reference_id, count(*) FROM {format_table(wallet)} WHERE {bonus} "
                 "GROUP BY reference_id HAVING count(*) > 1",
                 "wallet rows of type 'referral_bonus' with the same reference_id",
             )
@@ -386,7 +395,7 @@ def _refuse_duplicates() -> None:
         found = bind.execute(sa.text(f"{sql} ORDER BY 1 LIMIT 5")).all()
         if found:
             rows = ", ".join(f"{key} ({count})" for key, count in found)
-            raise MigrationRefused(
+            raise frozen.MigrationRefused(
                 f"There are {what}: {rows}. Keep one of each (correct the rest by hand), then "
                 "run the upgrade again; nothing was changed."
             )
@@ -404,20 +413,8 @@ def _foreign_key(
     return sa.ForeignKeyConstraint([column], [target], name=name, ondelete=ondelete)
 
 
-def _user_key() -> sa.Column:
-    return current_app.extensions["referral"].user_key
-
-
-def _wallet() -> sa.Table | None:
-    return current_app.extensions["referral"].wallet_table
-
-
 def _is_postgresql() -> bool:
     return op.get_context().dialect.name == "postgresql"
-
-
-def _schema() -> str | None:
-    return current_app.extensions["referral"].models.metadata.schema
 
 
 def _bare(table: str) -> str:
@@ -425,5 +422,5 @@ def _bare(table: str) -> str:
 
 
 def _name(table: str) -> str:
-    schema = _schema()
+    schema = frozen.schema()
     return f"{_bare(schema)}.{_bare(table)}" if schema else _bare(table)

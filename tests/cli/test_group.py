@@ -15,7 +15,7 @@ from ..hosts import Host
 from ..hosts import make_host
 
 #: What a command's required argument or option is given; "1" is good for the others.
-VALUES = {"code": "K7M2PQ9X", "conversion": "00000000-0000-4000-8000-000000000000"}
+VALUES = {"code": "K7M2PQ9X", "reward": "00000000-0000-4000-8000-000000000000"}
 #: These ask no database.
 OFFLINE = {("db", "history"), ("db", "path")}
 

@@ -110,7 +110,7 @@ def test_the_bonus_is_whose_the_buyer_is_even_if_moved_at_that_moment(
             with host.app.app_context():
                 tx = transaction(host)
                 with contextlib.suppress(AttributionRefused):
-                    reattribute(tx.session, tx.models, referred, code, now=clock.now())
+                    reattribute(tx.db, tx.models, referred, code, now=clock.now())
                 tx.session.commit()
 
         def buy(number: int = number, referred: t.Any = referred) -> None:

@@ -8,6 +8,8 @@ import typing as t
 import pytest
 import sqlalchemy as sa
 
+from flask_referral.rls.grants import USER_TABLES
+
 from ..conftest import MakeHost
 from ..hosts import Host
 
@@ -41,7 +43,7 @@ def ill(host: Host) -> dict[str, str]:
 
 def finding(host: Host, check: str, level: str) -> str:
     """Return the one thing that a check says, of a host with which nothing else is wrong."""
-    findings = [each for each in examine(host) if each["level"] not in ("ok", "not checked")]
+    findings = [each for each in examine(host) if each["level"] not in ("ok", "not_checked")]
     assert [(each["check"], each["level"]) for each in findings] == [(check, level)], findings
     return f"{findings[0]['message']} {findings[0]['cure']}"
 
@@ -77,8 +79,7 @@ def grant(host: Host) -> None:
         return
     execute(
         host,
-        "GRANT SELECT ON referral_codes, referral_clicks, referral_conversions, referral_daily "
-        f"TO {ROLE}",
+        f"GRANT SELECT ON {', '.join(USER_TABLES)} TO {ROLE}",
     )
 
 

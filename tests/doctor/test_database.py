@@ -24,6 +24,7 @@ from .conftest import is_sqlite
 from .conftest import ROLE
 
 NEED_DATABASE = {check.name for check in doctor.CHECKS if "database" in check.needs}
+SQLITE_ONLY = {"deleted-users"}
 POSTGRESQL_ONLY = {"row-security-role", "database-login"}
 
 
@@ -46,8 +47,8 @@ def test_the_database_is_away(away: Host) -> None:
     assert "hush-hush" not in text
     levels = ill(away)
     assert levels.pop("database") == "fault"
-    expected = NEED_DATABASE - (POSTGRESQL_ONLY if is_sqlite(away) else set())
-    assert levels == dict.fromkeys(expected, "not checked")
+    expected = NEED_DATABASE - (POSTGRESQL_ONLY if is_sqlite(away) else SQLITE_ONLY)
+    assert levels == dict.fromkeys(expected, "not_checked")
     result = away.cli("doctor", status=1)
     assert result.stdout.count("did not answer") == 1
     assert "not checked" in result.stdout
@@ -69,7 +70,7 @@ def test_the_database_goes_away_in_the_middle(make_sqlite: MakeHost) -> None:
     faults = [each for each in findings if each["level"] == "fault"]
     assert [each["check"] for each in faults] == ["migrations"]
     assert "did not answer" in faults[0]["message"]
-    skipped = {each["check"] for each in findings if each["level"] == "not checked"}
+    skipped = {each["check"] for each in findings if each["level"] == "not_checked"}
     assert skipped == NEED_DATABASE - POSTGRESQL_ONLY - {"user-table", "migrations"}
 
 
@@ -103,7 +104,7 @@ def test_nothing_is_there(make: MakeHost) -> None:
     assert "'wallet_transactions' does not exist" in said["wallet"]["message"]
     # One of these needs another that was not checked either.
     for check in ("migrations", "models", "wallet-values"):
-        assert said[check]["level"] == "not checked"
+        assert said[check]["level"] == "not_checked"
 
 
 def mended_by_upgrade(host: Host) -> None:
@@ -126,7 +127,7 @@ def test_behind(host: Host) -> None:
     said = {each["check"]: each for each in examine(host)}
     assert said["migrations"]["level"] == "fault"
     assert "at revision 0001, and the newest is" in said["migrations"]["message"]
-    assert said["models"]["level"] == "not checked"
+    assert said["models"]["level"] == "not_checked"
     # What the missing revisions are for is told as well.
     assert said["wallet-values"]["level"] == "fault"
     mended_by_upgrade(host)
@@ -153,8 +154,8 @@ def test_made_by_a_newer_version(host: Host) -> None:
 
 
 def test_a_table_was_dropped(host: Host) -> None:
-    execute(host, "DROP TABLE referral_conversions")
-    assert "has no referral_conversions" in finding(host, "migrations", "fault")
+    execute(host, "DROP TABLE referral_rewards")
+    assert "has no referral_rewards" in finding(host, "migrations", "fault")
 
 
 @pytest.mark.parametrize(
@@ -199,3 +200,24 @@ def test_what_may_not_be_read_is_a_fault_and_no_traceback(
     for check in ("migrations", "wallet-balances"):
         assert findings[check]["level"] == "fault"
         assert "permission denied" in findings[check]["message"]
+
+
+def test_a_missing_trigger_on_the_users_is_a_fault(sqlite_host: Host) -> None:
+    execute(sqlite_host, "DROP TRIGGER referral_users_deleted")
+    text = finding(sqlite_host, "deleted-users", "fault")
+    assert "referral_users_deleted on 'users' is missing" in text
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_foreign_keys_that_are_off_are_told(sqlite_host: Host, on: bool) -> None:
+    with sqlite_host.app.app_context():
+        engine = sqlite_host.db.engine
+    engine.dispose()
+
+    @event.listens_for(engine, "connect")
+    def switch(connection: t.Any, record: t.Any) -> None:
+        connection.execute(f"PRAGMA foreign_keys = {'ON' if on else 'OFF'}")
+
+    (said,) = [each for each in examine(sqlite_host) if each["check"] == "deleted-users"]
+    assert said["level"] == "ok"
+    assert ("PRAGMA foreign_keys = ON" in said["message"]) is not on

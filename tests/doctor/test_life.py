@@ -14,9 +14,11 @@ from flask_referral import clock
 from flask_referral import wallet
 from flask_referral.db.models import WALLET_INDEX
 from flask_referral.doctor import life
+from flask_referral.payments.handling import DELIVERY
 from flask_referral.results import Reward
 
 from ..conftest import MakeHost
+from ..history import fetch
 from ..history import Referrer
 from ..hosts import Host
 from ..hosts import KEYS
@@ -34,42 +36,39 @@ _memberships = itertools.count(1)
 
 
 def convert(referrer: Referrer) -> uuid.UUID:
-    """Let a new user of the referrer buy, and return the conversion's id."""
+    """Let a new user of the referrer buy, and return the id of what that earned."""
     host, user = referrer.host, referrer.host.add_user()
     referrer.click(clock.now(), by=user)
     with host.app.app_context():
         result = host.referral.convert(user, f"life_{next(_memberships)}")
         host.db.session.commit()
-        assert result.conversion is not None
-        return result.conversion.id
+        return result.rewards[0].id
 
 
-def reverse(host: Host, conversion: uuid.UUID, cents: int | None = None) -> None:
+def reverse(host: Host, reward: uuid.UUID, cents: int | None = None) -> None:
     with host.app.app_context():
-        found = host.db.session.get(host.referral.models.ReferralConversion, conversion)
+        found = host.db.session.get(host.referral.models.ReferralReward, reward)
         assert found is not None
-        host.referral.reverse(found.whop_membership_id, reason="asked", amount_cents=cents)
+        host.referral.reverse(found.membership_id, reason="asked", amount_cents=cents)
         host.db.session.commit()
 
 
-def update(host: Host, conversion: uuid.UUID, **values: t.Any) -> None:
-    table = host.referral.models.ReferralConversion.__table__
-    run(host, sa.update(table).where(table.c.id == conversion).values(values))
+def update(host: Host, reward: uuid.UUID, **values: t.Any) -> None:
+    table = host.referral.models.ReferralReward.__table__
+    run(host, sa.update(table).where(table.c.id == reward).values(values))
 
 
 def waiting(referrer: Referrer, status: str, **values: t.Any) -> uuid.UUID:
-    """Return a conversion that nothing was paid for."""
-    conversion = convert(referrer)
+    """Return a reward that nothing was paid for."""
+    reward = convert(referrer)
     table = referrer.host.Wallet.__table__
-    run(referrer.host, sa.delete(table).where(table.c.reference_id == str(conversion)))
-    update(referrer.host, conversion, status=status, credited_at=None, **values)
-    return conversion
+    run(referrer.host, sa.delete(table).where(table.c.reference_id == str(reward)))
+    update(referrer.host, reward, status=status, credited_at=None, **values)
+    return reward
 
 
-def pay(
-    host: Host, user: t.Any, cents: int, conversion: uuid.UUID, type: str = "adjustment"
-) -> None:
-    values = {"reference_type": wallet.REFERENCE_TYPE, "reference_id": str(conversion)}
+def pay(host: Host, user: t.Any, cents: int, reward: uuid.UUID, type: str = "adjustment") -> None:
+    values = {"reference_type": wallet.REFERENCE_TYPE, "reference_id": str(reward)}
     row = {"user_id": user, "amount_cents": cents, "type": type, **values}
     run(host, sa.insert(host.Wallet.__table__).values(row))
 
@@ -78,7 +77,7 @@ def deliver(host: Host, outcome: str, age: dt.timedelta = DAY, provider: str = "
     row = {
         "provider": provider,
         "event_id": uuid.uuid4().hex,
-        "kind": "purchase",
+        "kind": DELIVERY,
         "outcome": outcome,
         "received_at": clock.now() - age,
     }
@@ -110,11 +109,19 @@ def test_books_in_order(make: MakeHost, key: str, native: bool) -> None:
     convert(referrer)
     for cents in (1, 300, None):
         reverse(host, convert(referrer), cents)
+    table, rewards = host.Wallet.__table__, host.referral.models.ReferralReward.__table__
     for status in ("pending", "held", "void"):
-        update(host, unpaid := convert(referrer), status=status)
-        table = host.Wallet.__table__
-        reference = unpaid if native else str(unpaid)
-        run(host, sa.delete(table).where(table.c.reference_id == reference))
+        unpaid = convert(referrer)
+        of_payment = sa.select(rewards.c.id).where(rewards.c.conversion_id == unpaid)
+        with host.app.app_context(), host.db.engine.connect() as connection:
+            ids = connection.scalars(of_payment).all()
+        assert len(ids) == 2
+        for each in ids:
+            update(host, each, status=status)
+            run(
+                host,
+                sa.delete(table).where(table.c.reference_id == (each if native else str(each))),
+            )
     # Deleted with the balances of what came after them.
     run(host, sa.update(host.Wallet).values(balance_after_cents=0))
     levels = ill(host)
@@ -131,7 +138,7 @@ def test_a_healthy_life(host: Host) -> None:
         deliver(host, outcome)
     with host.statements() as seen:
         assert says(host, "deliveries") == ["Webhooks found the buyers of the last 7 days."]
-    books = [sql for sql in seen if "referral_conversions" in sql and "wallet_trans" in sql]
+    books = [sql for sql in seen if "referral_rewards" in sql and "wallet_trans" in sql]
     assert len(books) == 3
     assert not [sql for sql in seen if sql.lstrip().startswith(("INSERT", "UPDATE", "DELETE"))]
 
@@ -171,78 +178,87 @@ def test_an_index_that_is_not_valid(postgresql_host: Host) -> None:
 def test_a_credit_that_is_missing(host: Host) -> None:
     referrer = Referrer(host)
     convert(referrer)
-    conversion = convert(referrer)
-    run(host, sa.delete(host.Wallet).where(host.Wallet.reference_id == str(conversion)))
+    reward = convert(referrer)
+    run(host, sa.delete(host.Wallet).where(host.Wallet.reference_id == str(reward)))
     text = finding(host, "credited", "fault")
-    assert "1 conversion is credited with other amounts" in text
-    assert f"{conversion} is worth 1000 cents, and user {referrer.id} has 0 for it" in text
+    assert "1 reward is credited with other amounts" in text
+    assert f"{reward} is worth 1000 cents, and user {referrer.id} has 0 for it" in text
 
 
 def test_many_are_counted_and_the_five_oldest_named(host: Host) -> None:
     referrer = Referrer(host)
     ids = [convert(referrer) for _ in range(7)]
-    for age, conversion in enumerate(ids):
-        update(host, conversion, reversed_cents=1, converted_at=clock.now() - age * DAY)
+    for age, reward in enumerate(ids):
+        update(host, reward, reversed_cents=1, created_at=clock.now() - age * DAY)
     text = finding(host, "credited", "fault")
-    assert "7 conversions are" in text
-    assert [str(conversion) in text for conversion in ids] == [False] * 2 + [True] * 5
+    assert "7 rewards are" in text
+    assert [str(reward) in text for reward in ids] == [False] * 2 + [True] * 5
 
 
 def test_a_reversal_that_is_missing(host: Host) -> None:
-    conversion = convert(Referrer(host))
-    update(host, conversion, status="reversed", reversed_cents=1000)
+    reward = convert(Referrer(host))
+    update(host, reward, status="reversed", reversed_cents=1000)
     assert "is worth 0 cents, and user" in finding(host, "credited", "fault")
 
 
 def test_the_credit_is_another_users(host: Host) -> None:
     referrer, other = Referrer(host), host.add_user()
-    conversion = convert(referrer)
-    pay(host, other, 70, conversion)
+    reward = convert(referrer)
+    pay(host, other, 70, reward)
     text = finding(host, "credited", "fault")
-    assert f"{conversion} has 70 cents in wallets of users who are not part of it" in text
+    assert f"{reward} has 70 cents in wallets of users who are not part of it" in text
     run(host, sa.delete(host.Wallet).where(host.Wallet.user_id == other))
     run(host, sa.update(host.Wallet).values(user_id=other))
     assert f"user {referrer.id} has 0 for it" in finding(host, "credited", "fault")
 
 
-def test_a_welcome_bonus_that_is_missing(host: Host) -> None:
-    conversion = convert(Referrer(host))
-    update(host, conversion, referred_bonus_cents=250)
-    # Somebody else has it.
-    pay(host, host.add_user(), 250, conversion)
-    text = finding(host, "credited", "fault")
-    assert f"{conversion} is worth 250 cents to the referred user, who has 0" in text
+def test_a_welcome_bonus_that_somebody_else_has(make: MakeHost) -> None:
+    host = make(reward_policy=lambda purchase: Reward(1000, 250), **HEALTHY)
+    reward = convert(Referrer(host))
+    other = host.add_user()
+    run(host, sa.update(host.Wallet).where(host.Wallet.amount_cents == 250).values(user_id=other))
+    table = host.referral.models.ReferralReward.__table__
+    (welcome,) = (row for row in fetch(host, table) if row.role == "referred")
+    assert welcome.conversion_id == reward
+    (found,) = (each for each in examine(host) if each["check"] == "credited")
+    assert f"{welcome.id} is worth 250 cents, and user {welcome.user_id} has 0" in found["message"]
 
 
 @pytest.mark.parametrize("status", ["pending", "held", "void"])
 def test_paid_without_being_credited(host: Host, status: str) -> None:
-    conversion = convert(Referrer(host))
+    reward = convert(Referrer(host))
     later = clock.now() + DAY
-    update(host, conversion, status=status, available_at=later)
+    update(host, reward, status=status, available_at=later)
     text = finding(host, "not-credited", "fault")
-    assert "1 conversion has rows" in text
-    assert f"{conversion} is {status} and has 1000 cents" in text
+    assert "1 reward has rows" in text
+    assert f"{reward} is {status} and has 1000 cents" in text
 
 
-def test_a_bonus_without_conversion(host: Host) -> None:
+def test_a_bonus_without_reward(host: Host) -> None:
     referrer = Referrer(host)
     convert(referrer)
     ids = [convert(referrer) for _ in range(2)]
-    table = host.referral.models.ReferralConversion.__table__
-    referred = sa.select(table.c.referred_user_id).where(table.c.id.in_(ids))
-    with host.app.app_context(), host.db.engine.begin() as connection:
-        users = connection.scalars(referred).all()
-        connection.execute(sa.delete(table).where(table.c.id.in_(ids)))
-        connection.execute(sa.delete(host.User).where(host.User.id.in_(users)))
+    table = host.referral.models.ReferralReward.__table__
+    run(host, sa.delete(table).where(table.c.id.in_(ids)))
     text = finding(host, "bonuses", "warning")
     assert "2 bonuses in the wallet, of 2000 cents in all" in text
     assert "normal where users were deleted" in text
 
 
+def test_the_books_of_a_deleted_buyer_are_in_order(host: Host) -> None:
+    referrer = Referrer(host)
+    convert(referrer)
+    reverse(host, convert(referrer), 300)
+    buyers = [by for _, by in referrer.clicks]
+    for buyer in buyers:
+        referrer.lose(buyer)
+    assert ill(host) == {}
+
+
 def test_rows_of_other_things_are_not_ours(host: Host) -> None:
-    user, conversion = host.add_user(), convert(Referrer(host))
+    user, reward = host.add_user(), convert(Referrer(host))
     for type in ("deal_payment", "adjustment"):
-        row = {"reference_type": "manual", "reference_id": str(conversion)}
+        row = {"reference_type": "manual", "reference_id": str(reward)}
         run(host, sa.insert(host.Wallet).values(user_id=user, amount_cents=5, type=type, **row))
     balance = {"balance_after_cents": 10}
     run(host, sa.update(host.Wallet).where(host.Wallet.id == 3).values(balance))
@@ -263,10 +279,10 @@ def test_due_for_long(host: Host) -> None:
     waiting(referrer, "pending", available_at=now - life.LATE + DAY / 24)
     waiting(referrer, "void", available_at=now - 9 * DAY)
     run(host, sa.update(host.Wallet).values(balance_after_cents=0))
-    assert says(host, "due") == ["Pending conversions are credited when they are due."]
+    assert says(host, "due") == ["Pending rewards are credited when they are due."]
     waiting(referrer, "pending", available_at=now - life.LATE - DAY / 24, reversed_cents=100)
     text = finding(host, "due", "warning")
-    assert "1 pending conversion has been due for more than 2 days, worth 900 cents" in text
+    assert "1 pending reward has been due for more than 2 days, worth 900 cents" in text
     assert f"since {(now - life.LATE - DAY / 24).date()}" in text
     assert "flask referral mature" in text
     host.cli("mature")
@@ -275,33 +291,60 @@ def test_due_for_long(host: Host) -> None:
 
 def test_held(host: Host) -> None:
     referrer = Referrer(host)
-    conversion = waiting(referrer, "held", converted_at=clock.now() - life.REVIEW + DAY / 24)
+    reward = waiting(referrer, "held", created_at=clock.now() - life.REVIEW + DAY / 24)
     (text,) = says(host, "held")
-    assert f"1 conversion is held for a review: {conversion}." in text
-    assert "flask referral release CONVERSION" in text
-    update(host, conversion, converted_at=clock.now() - life.REVIEW - DAY / 24)
+    assert f"1 reward is held for a review: {reward}." in text
+    assert "flask referral release REWARD" in text
+    update(host, reward, created_at=clock.now() - life.REVIEW - DAY / 24)
     text = finding(host, "held", "warning")
     assert "The oldest has waited since" in text
-    assert "flask referral void CONVERSION" in text
-    host.cli("void", str(conversion), "--yes")
-    assert says(host, "held") == ["No conversion waits for a review."]
+    assert "flask referral void REWARD" in text
+    host.cli("void", str(reward), "--yes")
+    assert says(host, "held") == ["No reward waits for a review."]
 
 
 def test_many_are_held(host: Host) -> None:
     referrer = Referrer(host)
     ids = [waiting(referrer, "held") for _ in range(6)]
     (text,) = says(host, "held")
-    assert "6 conversions are held for a review, the first of them: " in text
-    assert sum(str(conversion) in text for conversion in ids) == 5
+    assert "6 rewards are held for a review, the first of them: " in text
+    assert sum(str(reward) in text for reward in ids) == 5
 
 
-def test_shortfalls(host: Host) -> None:
+@pytest.mark.parametrize(("netted", "words"), [(True, "next credits"), (False, "Nothing takes")])
+def test_what_becomes_of_shortfalls(make: MakeHost, netted: bool, words: str) -> None:
+    host = make(REFERRAL_NET_SHORTFALL=netted, **HEALTHY)
     referrer = Referrer(host)
-    for cents in (30, 70):
-        update(host, convert(referrer), shortfall_cents=cents)
-    text = finding(host, "shortfalls", "warning")
-    assert "2 conversions were refunded" in text
-    assert "100 cents are missing" in text
+    for cents, reward in [(cents, convert(referrer)) for cents in (30, 70)]:
+        update(host, reward, shortfall_cents=cents)
+    (found,) = (each for each in examine(host) if each["check"] == "shortfalls")
+    assert found["level"] == "warning"
+    assert "2 rewards were refunded" in found["message"]
+    assert "100 cents are missing" in found["message"]
+    assert words in found["cure"]
+    if netted:
+        convert(referrer)
+        assert "shortfalls" not in ill(host)
+
+
+def test_one_payment_told_of_by_two_providers(host: Host) -> None:
+    """The host's own call and the provider's webhook, without the provider's id."""
+    referrer, now = Referrer(host), clock.now()
+    user = referrer.convert(now, "held", 500)
+    renewal = {"number": 2, "referred_user_id": user, "provider": "whop"}
+    # Another sum, another day, another buyer, and one that was given up.
+    referrer.earn(now, "held", 499, **renewal)
+    referrer.earn(now - DAY, "held", 500, **renewal)
+    referrer.earn(now, "held", 500, **renewal | {"referred_user_id": host.add_user()})
+    referrer.earn(now, "void", 500, 500, **renewal)
+    assert ill(host) == {}
+    twice = referrer.earn(now, "held", 500, **renewal)
+    text = finding(host, "providers", "warning")
+    assert "1 time a referred user has rewards of two providers for one day" in text
+    assert f"user {user} on {now.date()}, 500 cents each by host and whop" in text
+    assert "pass the provider's own payment_id" in text
+    host.cli("void", str(twice), "--yes")
+    assert ill(host) == {}
 
 
 def test_clicks_that_are_not_summed_up(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,7 @@ def test_policies_are_missing(postgresql_host: Host) -> None:
         "referral_codes_insert_own": "referral_codes",
         "referral_clicks_select_own": "referral_clicks",
         "referral_conversions_select_own": "referral_conversions",
+        "referral_rewards_select_own": "referral_rewards",
         "referral_daily_select_own": "referral_daily",
     }
     with postgresql_host.app.app_context(), postgresql_host.db.engine.connect() as connection:
@@ -104,7 +105,7 @@ def test_policies_are_missing(postgresql_host: Host) -> None:
         # The cure points at the script.
         assert policy in script
     findings = [each for each in examine(postgresql_host) if each["level"] != "ok"]
-    assert [(each["check"], each["level"]) for each in findings] == [("row-security", "fault")] * 5
+    assert [(each["check"], each["level"]) for each in findings] == [("row-security", "fault")] * 6
     for policy, table in policies.items():
         assert any(f"policy {policy} of {table} is missing" in e["message"] for e in findings)
 

@@ -33,7 +33,7 @@ def test_no_wallet(make: MakeHost) -> None:
 def test_a_column_is_missing(postgresql_host: Host, column: str) -> None:
     execute(postgresql_host, f"ALTER TABLE wallet_transactions DROP COLUMN {column}")
     assert f"has no {column}, so" in finding(postgresql_host, "wallet", "fault")
-    assert ill(postgresql_host)["wallet-balances"] == "not checked"
+    assert ill(postgresql_host)["wallet-balances"] == "not_checked"
 
 
 def test_columns_that_may_be_missing(host: Host) -> None:
@@ -71,6 +71,22 @@ def test_a_check_without_our_values(host: Host) -> None:
     host.cli("db", "upgrade")
     grant(host)
     assert ill(host) == {}
+
+
+def test_a_lookup_table_without_our_values(postgresql_host: Host) -> None:
+    execute(
+        postgresql_host,
+        "ALTER TABLE wallet_transactions DROP CONSTRAINT wallet_transactions_type_check",
+        "CREATE TABLE kinds (name text PRIMARY KEY)",
+        "INSERT INTO kinds VALUES ('adjustment')",
+        "ALTER TABLE wallet_transactions ADD CONSTRAINT known FOREIGN KEY (type) REFERENCES kinds",
+    )
+    cure = 'INSERT INTO "public"."kinds" ("name") VALUES (\'referral_bonus\')'
+    said = finding(postgresql_host, "wallet-values", "fault")
+    assert 'foreign key "known" of table public.wallet_transactions refuses referral_bonus' in said
+    assert cure in said
+    execute(postgresql_host, cure)
+    assert ill(postgresql_host) == {}
 
 
 def test_no_trigger(host: Host) -> None:

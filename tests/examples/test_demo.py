@@ -169,6 +169,7 @@ def test_from_a_link_to_a_bonus_and_back(app: Flask, client: FlaskClient) -> Non
     assert submit(visitor, "/signup", **eve)[0] == 200
     assert "webhook: converted." in submit(visitor, "/plans/team")[1]
     assert balance(client) == "$25.00"
+    assert "<td>credited</td>" in client.get("/account").text
     for outcome in ("duplicate", "duplicate"):
         assert f"again: {outcome}." in submit(visitor, "/purchases/1/replay")[1]
     assert balance(client) == "$25.00"
@@ -179,6 +180,7 @@ def test_from_a_link_to_a_bonus_and_back(app: Flask, client: FlaskClient) -> Non
     assert "webhook: duplicate." in submit(visitor, "/purchases/1/refund")[1]
     assert balance(client) == "$15.00"
     told = " ".join(client.get("/account").text.split())
+    assert "<td>reversed</td>" in told
     assert "1 visits, 1 sign-ups, 1 purchases; $10.00 earned, $10.00 taken back." in told
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from flask_referral import schema
 from flask_referral.errors import ReferralError
-from flask_referral.schema import locks
+from flask_referral.schema import ddl_locks
 from tests.hosts import Host
 
 from .conftest import Dump
@@ -192,9 +192,9 @@ IMPATIENT = {"connect_args": {"options": "-c statement_timeout=30s"}}
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for locks for moments only."""
-    monkeypatch.setattr(locks, "ATTEMPTS", 3)
-    monkeypatch.setattr(locks, "LOCK_TIMEOUT_MS", 30)
-    monkeypatch.setattr(locks, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(ddl_locks, "ATTEMPTS", 3)
+    monkeypatch.setattr(ddl_locks, "LOCK_TIMEOUT_MS", 30)
+    monkeypatch.setattr(ddl_locks, "FIRST_PAUSE", 0.01)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -243,7 +243,7 @@ def test_others_go_on_while_we_wait(
             other.exec_driver_sql("SELECT count(*) FROM users")
         idle.rollback()
 
-    monkeypatch.setattr(locks, "sleep", pause)
+    monkeypatch.setattr(ddl_locks, "sleep", pause)
     host.cli("db", command, "base" if command == "downgrade" else "head")
     assert len(pauses) == 1
     assert current(host) == (None if command == "downgrade" else schema.head())

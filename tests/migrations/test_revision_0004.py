@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import typing as t
+import uuid
 
 import pytest
 import sqlalchemy as sa
 
+from flask_referral.results import Reward
+
 from ..conftest import MakeHost
 from ..hosts import Host
+from .conftest import Dump
+from .conftest import Psql
 
 INDEX = "idx_wallet_transactions_referral_bonus_unique"
 
@@ -30,7 +36,7 @@ BONUS = (
 @pytest.fixture
 def host(make: MakeHost) -> Host:
     """A host at 0003, with three users and the first one's code."""
-    host = make(migrate=False)
+    host = make(migrate=False, REFERRAL_RENEWALS=None)
     host.create_tables()
     host.cli("db", "upgrade", "0003")
     run(host, *["INSERT INTO users (name) VALUES ('x')"] * 3, CODE)
@@ -66,14 +72,141 @@ def test_rows_are_kept_up_and_down(host: Host) -> None:
     for _ in range(2):
         host.cli("db", "upgrade")
         assert [ask(host, query) for query in queries] == before
-        ((status, credited_at, converted_at),) = ask(
-            host, "SELECT status, credited_at, converted_at FROM referral_conversions"
-        )
-        assert (status, credited_at) == ("credited", converted_at)
+        assert len(ask(host, "SELECT id FROM referral_rewards")) == 1
         host.cli("db", "check")
         # Bonuses are no obstacle to this step back.
         host.cli("db", "downgrade", "0003")
         assert [ask(host, query) for query in queries] == before
+
+
+def sell(host: Host) -> None:
+    """Write two conversions as they were before this revision, with their bonuses."""
+    run(
+        host,
+        CLICK.format(referred=2),
+        CLICK.format(referred=3),
+        CONVERSION.format(referred=2, membership="mem_2"),
+        CONVERSION.format(referred=3, membership="mem_3"),
+    )
+    for (id_,) in ask(host, "SELECT CAST(id AS TEXT) FROM referral_conversions"):
+        run(host, BONUS.format(reference=uuid.UUID(id_)))
+
+
+def test_conversions_of_before_get_a_credited_reward(host: Host) -> None:
+    sell(host)
+    host.cli("db", "upgrade")
+    rewards = "referral_rewards AS r JOIN referral_conversions AS c ON c.id = r.id"
+    rows = ask(
+        host,
+        "SELECT r.payment_id, r.membership_id, r.referred_user_id, r.conversion_id = c.id, "
+        f"r.created_at = c.converted_at, r.credited_at = c.converted_at FROM {rewards} ORDER BY 1",
+    )
+    assert [tuple(row) for row in rows] == [
+        ("mem_2", "mem_2", 2, True, True, True),
+        ("mem_3", "mem_3", 3, True, True, True),
+    ]
+    columns = "user_id, role, provider, number, cents, reversed_cents, shortfall_cents, status"
+    assert ask(host, f"SELECT DISTINCT {columns} FROM referral_rewards") == [
+        (1, "referrer", "host", 1, 500, 0, 0, "credited")
+    ]
+    # The books are in order.
+    findings = json.loads(
+        host.app.test_cli_runner().invoke(args=["referral", "doctor", "--json"]).stdout
+    )
+    levels = {each["check"]: each["level"] for each in findings}
+    assert {levels[name] for name in ("credited", "not-credited", "bonuses")} == {"ok"}
+
+
+def test_conversions_of_before_are_paid_once_and_can_be_taken_back(host: Host) -> None:
+    sell(host)
+    host.cli("db", "upgrade")
+
+    def balance() -> int:
+        ((cents,),) = ask(host, "SELECT sum(amount_cents) FROM wallet_transactions")
+        return int(cents)
+
+    with host.app.app_context():
+        result = host.referral.convert(2, "mem_2")
+        assert (result.reason, result.bonus_cents) == ("already_converted", 500)
+        host.db.session.commit()
+        assert balance() == 1000
+        result = host.referral.reverse("mem_2", reason="asked")
+        assert (result.reason, result.reversed_cents) == ("reversed", 500)
+        host.db.session.commit()
+        assert balance() == 500
+        # Bought again, after all of it was taken back.
+        assert host.referral.convert(2, "mem_new").reason == "converted"
+        host.db.session.commit()
+    assert balance() == 1500
+
+
+def test_the_script_does_the_same(
+    new_postgresql_url: t.Callable[[], str],
+    host_on: t.Callable[..., Host],
+    psql: Psql,
+    dump: Dump,
+) -> None:
+    found = []
+    for by_script in (False, True):
+        url = new_postgresql_url()
+        host = host_on(url, migrate=False)
+        host.create_tables()
+        host.cli("db", "upgrade", "0003")
+        run(host, *["INSERT INTO users (name) VALUES ('x')"] * 3, CODE)
+        sell(host)
+        # Of a fixed id and moment, so that the rows can be compared.
+        run(
+            host,
+            "UPDATE referral_conversions SET converted_at = '2026-01-01', id = "
+            "CAST(CASE referred_user_id WHEN 2 THEN '00000000-0000-4000-8000-000000000002' "
+            "ELSE '00000000-0000-4000-8000-000000000003' END AS uuid)",
+        )
+        if by_script:
+            psql(url, host.cli("db", "upgrade", "0003:head", "--sql").stdout)
+        else:
+            host.cli("db", "upgrade")
+        columns = "provider, kind, event_id, payment_id, membership_id, outcome"
+        rows = [
+            ask(host, f"SELECT {names} FROM {table} ORDER BY 1, 2, 3")
+            for names, table in (("*", "referral_rewards"), (columns, "referral_events"))
+        ]
+        assert [len(each) for each in rows] == [2, 4]
+        found.append((rows, dump(url, only="referral_*")))
+    assert found[0] == found[1]
+
+
+def test_tables_that_create_all_made_keep_their_rows(make: MakeHost) -> None:
+    """The application worked with them before anybody stamped and upgraded."""
+    host = make(migrate=False, wallet=False, reward_policy=lambda purchase: Reward(500, 50))
+    with host.app.app_context():
+        host.db.create_all()
+    run(host, *["INSERT INTO users (name) VALUES ('x')"] * 3, CODE, CLICK.format(referred=2))
+    with host.app.app_context():
+        assert host.referral.convert(2, "mem_1", provider="whop", payment_id="pay_1").created
+        host.db.session.commit()
+    # One that another program wrote, with the first revision in mind.
+    run(host, CLICK.format(referred=3), CONVERSION.format(referred=3, membership="mem_3"))
+    columns = "provider, payment_id, role, cents"
+    queries = (
+        f"SELECT {columns} FROM referral_rewards ORDER BY 1, 2, 3",
+        "SELECT provider, kind, event_id FROM referral_events ORDER BY 1, 2, 3",
+    )
+    before = [ask(host, query) for query in queries]
+    assert before[0] == [("whop", "pay_1", "referred", 50), ("whop", "pay_1", "referrer", 500)]
+    host.cli("db", "stamp", "0001")
+    host.cli("db", "upgrade")
+    host.cli("db", "check")
+    rewards, events = (ask(host, query) for query in queries)
+    assert rewards == [("host", "mem_3", "referrer", 500), *before[0]]
+    new = [("host", "membership", "mem_3"), ("host", "payment", "mem_3")]
+    assert events == [*new, *before[1]]
+
+
+def test_a_downgrade_misses_no_trigger(make_sqlite: MakeHost) -> None:
+    """A host that rebuilds its user table on SQLite loses it."""
+    host = make_sqlite()
+    run(host, "DROP TRIGGER referral_users_deleted")
+    host.cli("db", "downgrade", "0003")
 
 
 @pytest.mark.parametrize(
@@ -113,23 +246,46 @@ def test_duplicates_are_printed_and_nothing_changes(
         assert INDEX not in {i["name"] for i in inspector.get_indexes("wallet_transactions")}
 
 
+REWARD = (
+    "INSERT INTO referral_rewards (user_id, role, provider, payment_id, membership_id, number, "
+    "cents, reversed_cents, shortfall_cents, status) "
+    "VALUES (1, '{role}', '{provider}', 'pay', 'mem', 1, 500, {taken}, {missing}, '{status}')"
+)
+#: What a reward is allowed to be.
+GOOD = {"role": "referrer", "provider": "host", "taken": 0, "missing": 0, "status": "credited"}
+
+
 @pytest.mark.parametrize(
     "rows",
     [
         [CLICK.format(referred=1)],
         [CLICK.format(referred=2)] * 2,
-        [CONVERSION.format(referred=user, membership="mem_1") for user in (2, 3)],
         [BONUS.format(reference="c1")] * 2,
+        [REWARD.format_map(GOOD | {"status": "paid"})],
+        [REWARD.format_map(GOOD | {"role": "friend"})],
+        [REWARD.format_map(GOOD | {"taken": 501})],
+        [REWARD.format_map(GOOD | {"taken": -1})],
+        [REWARD.format_map(GOOD | {"missing": -1})],
         [
-            CONVERSION.format(referred=2, membership="mem_1"),
-            "UPDATE referral_conversions SET status = 'paid'",
-        ],
-        [
-            CONVERSION.format(referred=2, membership="mem_1"),
-            "UPDATE referral_conversions SET reversed_cents = 501",
+            *(
+                REWARD.format_map(GOOD | {"role": role, "provider": provider})
+                for role in ("referrer", "referred")
+                for provider in ("host", "whop")
+            ),
+            REWARD.format_map(GOOD),
         ],
     ],
-    ids=["own click", "bound twice", "membership", "bonus twice", "status", "too much"],
+    ids=[
+        "own click",
+        "bound twice",
+        "bonus twice",
+        "status",
+        "role",
+        "too much",
+        "less than nothing",
+        "no shortfall",
+        "rewarded twice",
+    ],
 )
 def test_the_database_itself_refuses(host: Host, rows: list[str]) -> None:
     host.cli("db", "upgrade")
@@ -169,15 +325,19 @@ def test_a_broken_off_index_is_made_again(make_postgresql: MakeHost) -> None:
     assert ask(host, valid) == [(True,)]
 
 
-def test_events_are_nobodys_and_days_are_the_referrers(make_postgresql: MakeHost) -> None:
+def test_events_are_nobodys_and_rewards_and_days_are_ones_own(make_postgresql: MakeHost) -> None:
     host = make_postgresql()
     secured = ask(
         host,
         "SELECT relname FROM pg_class WHERE relrowsecurity AND relname LIKE 'referral_%%'",
     )
-    assert {"referral_events", "referral_daily"} <= {name for (name,) in secured}
+    assert {"referral_events", "referral_rewards", "referral_daily"} <= {
+        name for (name,) in secured
+    }
     policies = ask(host, "SELECT tablename, cmd, qual FROM pg_policies")
-    assert not [row for row in policies if row[0] == "referral_events"]
-    ((_, command, condition),) = [row for row in policies if row[0] == "referral_daily"]
-    assert command == "SELECT"
-    assert condition.startswith("(referrer_user_id = ( SELECT")
+    found = {table: (command, condition) for table, command, condition in policies}
+    assert "referral_events" not in found
+    for table, column in (("rewards", "user_id"), ("daily", "referrer_user_id")):
+        command, condition = found[f"referral_{table}"]
+        assert command == "SELECT"
+        assert condition.startswith(f"({column} = ( SELECT")

@@ -19,13 +19,14 @@ from werkzeug.datastructures import Headers
 
 from flask_referral.errors import ConfigurationError
 from flask_referral.errors import InvalidSignature
-from flask_referral.payments.signatures import decode_secret
 from flask_referral.payments.signatures import verify
+from flask_referral.settings import decode_secret
 from flask_referral.settings import Settings
 
 NOW = 1_760_000_000
 WHOP = "ws_2da9f3c1b8e04d57a6f1c0de9b7a4e53"
 STANDARD = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+WHOP_KEY, STANDARD_KEY = decode_secret(WHOP), decode_secret(STANDARD)
 BODY = '{"type": "payment.succeeded", "data": {"id": "pay_1", "total": 10.43, "név": "ű"}}'.encode()
 
 Delivery = tuple[bytes, dict[str, t.Any]]
@@ -51,7 +52,7 @@ def refused(
     delivery: Delivery, *, secrets: t.Sequence[str] = (WHOP,), now: float = NOW
 ) -> InvalidSignature:
     with pytest.raises(InvalidSignature) as caught:
-        verify(*delivery, secrets, now=now)
+        verify(*delivery, list(map(decode_secret, secrets)), now=now)
     return caught.value
 
 
@@ -65,7 +66,7 @@ def oracle(secret: str) -> Webhook:
 @pytest.mark.parametrize("secret", [WHOP, STANDARD, "any other text, ünïcode too"])
 def test_accepts_10_000_deliveries_that_the_reference_library_signed(secret: str) -> None:
     rng = random.Random(7)
-    library = oracle(secret)
+    library, key = oracle(secret), decode_secret(secret)
     junk = ["v1,", "v1", "", "v2,", "v1a,c2ln", "v1,ű", "v1,a,b", sign(b"old", "x", "1", b"")]
     for number in range(10_000):
         body = "".join(rng.choices('{}[]":,.\\ aé€😀\n\x00', k=rng.randrange(60)))
@@ -79,24 +80,26 @@ def test_accepts_10_000_deliveries_that_the_reference_library_signed(secret: str
             "webhook-timestamp": str(timestamp),
             "webhook-signature": " ".join(signatures),
         }
-        assert verify(body.encode(), headers, [secret], now=NOW) == event_id, (number, headers)
+        assert verify(body.encode(), headers, [key], now=NOW) == event_id, (number, headers)
 
 
 def test_the_body_is_bytes_and_needs_to_be_no_text() -> None:
     body = bytes(range(256))
-    assert verify(*deliver(body), [WHOP], now=NOW) == "msg_1"
-    assert verify(*deliver(b""), [WHOP], now=NOW) == "msg_1"
+    assert verify(*deliver(body), [WHOP_KEY], now=NOW) == "msg_1"
+    assert verify(*deliver(b""), [WHOP_KEY], now=NOW) == "msg_1"
 
 
 def test_reads_headers_as_flask_has_them() -> None:
     body, headers = deliver()
-    assert verify(body, Headers({key.title(): headers[key] for key in headers}), [WHOP], now=NOW)
+    assert verify(
+        body, Headers({key.title(): headers[key] for key in headers}), [WHOP_KEY], now=NOW
+    )
 
 
 def test_both_secrets_count_while_one_is_rotated() -> None:
     for secret in (WHOP, STANDARD):
-        assert verify(*deliver(secret=secret), [WHOP, STANDARD], now=NOW) == "msg_1"
-        assert verify(*deliver(secret=secret), [STANDARD, WHOP], now=NOW) == "msg_1"
+        assert verify(*deliver(secret=secret), [WHOP_KEY, STANDARD_KEY], now=NOW) == "msg_1"
+        assert verify(*deliver(secret=secret), [STANDARD_KEY, WHOP_KEY], now=NOW) == "msg_1"
     refused(deliver(secret=WHOP), secrets=[STANDARD])
     refused(deliver(secret=STANDARD), secrets=[WHOP])
     refused(deliver(), secrets=[])
@@ -106,7 +109,7 @@ def test_both_secrets_count_while_one_is_rotated() -> None:
 def test_the_clocks_may_differ_by_300_seconds_and_not_by_one_more(sent: int) -> None:
     delivery = deliver(timestamp=sent)
     for now in (sent - 300, sent - 299, sent, sent + 300, sent - 300.0, sent + 299.999):
-        assert verify(*delivery, [WHOP], now=now) == "msg_1"
+        assert verify(*delivery, [WHOP_KEY], now=now) == "msg_1"
     for now in (sent - 301, sent + 301, sent + 300.001, sent - 300.001, 0, float("inf")):
         assert "300 seconds" in str(refused(delivery, now=now))
     refused(delivery, now=float("nan"))
@@ -142,7 +145,7 @@ def test_a_signature_header_is_short() -> None:
     body, headers = deliver()
     good = headers["webhook-signature"]
     headers["webhook-signature"] = " ".join([good] * 20)
-    assert verify(body, headers, [WHOP], now=NOW)
+    assert verify(body, headers, [WHOP_KEY], now=NOW)
     headers["webhook-signature"] = " ".join([good] * 100)
     refused((body, headers))
 
@@ -260,7 +263,7 @@ def test_refuses_100_000_changed_deliveries() -> None:
         done[name] += 1
         what = f"seed {seed}, {name}: {body!r} {headers!r}"
         try:
-            verify(body, headers, [WHOP], now=NOW)
+            verify(body, headers, [WHOP_KEY], now=NOW)
         except InvalidSignature:
             continue
         except Exception as error:
@@ -283,7 +286,7 @@ def test_refuses_every_flipped_bit() -> None:
             refused((body, headers | {name: changed}))
 
 
-@pytest.mark.parametrize("secrets", [(WHOP,), (STANDARD,), (WHOP, STANDARD), ("whsec_%",)])
+@pytest.mark.parametrize("secrets", [(WHOP,), (STANDARD,), (WHOP, STANDARD)])
 def test_a_refusal_says_nothing_of_the_secret(secrets: t.Sequence[str]) -> None:
     wrong = deliver(secret="something else")
     old = deliver(timestamp=NOW - 301)
@@ -292,26 +295,10 @@ def test_a_refusal_says_nothing_of_the_secret(secrets: t.Sequence[str]) -> None:
         assert error.__cause__ is None
         told = str(error)
         for secret in secrets:
-            pieces = (secret, secret[-8:], base64.b64encode(decode_key(secret)).decode())
+            pieces = (secret, secret[-8:], base64.b64encode(decode_secret(secret)).decode())
             assert not any(piece and piece in told for piece in pieces)
         for secret in (*secrets, "something else"):
-            assert sign(decode_key(secret), "msg_1", str(NOW), BODY)[3:] not in told
-
-
-def decode_key(secret: str) -> bytes:
-    try:
-        return decode_secret(secret)
-    except ValueError:
-        return b""
-
-
-def test_a_secret_that_cannot_be_decoded_signs_nothing() -> None:
-    body, headers = deliver()
-    headers["webhook-signature"] = sign(b"whsec_%", "msg_1", str(NOW), body)
-    refused((body, headers), secrets=["whsec_%"])
-    headers["webhook-signature"] = sign(b"", "msg_1", str(NOW), body)
-    for secret in ("whsec_", ""):
-        refused((body, headers), secrets=[secret])
+            assert sign(decode_secret(secret), "msg_1", str(NOW), BODY)[3:] not in told
 
 
 def test_a_secret_is_the_key_or_base64_after_whsec() -> None:
@@ -319,6 +306,13 @@ def test_a_secret_is_the_key_or_base64_after_whsec() -> None:
     assert decode_secret("d2hhdA==") == b"d2hhdA=="
     assert decode_secret("whsec_d2hhdA==") == b"what"
     assert decode_secret("whsec_d2hhdA") == b"what"
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {}", "\t{}\r\n"])
+def test_blanks_and_line_ends_around_a_secret_are_not_part_of_it(around: str) -> None:
+    given = [around.format(WHOP), around.format(STANDARD)]
+    settings = Settings.from_config({"REFERRAL_WHOP_WEBHOOK_SECRET": given})
+    assert settings.whop_webhook_secret == (WHOP_KEY, STANDARD_KEY)
 
 
 @pytest.mark.parametrize(
@@ -336,5 +330,5 @@ def test_a_secret_that_cannot_be_decoded_stops_the_application(secret: str) -> N
 
 def test_good_secrets_are_settings() -> None:
     settings = Settings.from_config({"REFERRAL_WHOP_WEBHOOK_SECRET": [WHOP, STANDARD]})
-    assert settings.whop_webhook_secret == (WHOP, STANDARD)
+    assert settings.whop_webhook_secret == (WHOP_KEY, STANDARD_KEY)
     assert WHOP not in repr(settings)

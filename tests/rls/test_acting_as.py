@@ -70,12 +70,13 @@ def host(request: pytest.FixtureRequest, plain: World) -> t.Iterator[Host]:
 
 
 def owners(session: t.Any, host: Host) -> list[set[t.Any]]:
-    """Return whose codes, clicks, conversions and sums the session sees, asked without a WHERE."""
+    """Return whose rows of each table the session sees, asked without a WHERE."""
     models = host.referral.models
     columns = (
         models.ReferralCode.user_id,
         models.ReferralClick.referrer_user_id,
         models.ReferralConversion.referrer_user_id,
+        models.ReferralReward.user_id,
         models.ReferralDaily.referrer_user_id,
     )
     return [set(session.scalars(sa.select(column))) for column in columns]
@@ -85,12 +86,12 @@ def settings(session: t.Any) -> tuple[str, ...]:
     return tuple(session.execute(SETTINGS).one())
 
 
-def only(user_id: t.Any) -> list[set[t.Any]]:
-    return [{user_id}] * 4
+def only(*user_ids: t.Any) -> list[set[t.Any]]:
+    return [set(user_ids)] * 5
 
 
 def everybody(world: World) -> list[set[t.Any]]:
-    return [set(world.ids[:2])] * 4
+    return only(*world.ids[:2])
 
 
 # -- each login, each key --------------------------------------------------------------------
@@ -108,7 +109,7 @@ def test_each_user_sees_their_own_rows_only(world: World) -> None:
         with host.referral.acting_as(b):
             assert owners(session, host) == only(b)
         with host.referral.acting_as(stranger):
-            assert owners(session, host) == [set()] * 4
+            assert owners(session, host) == only()
         assert owners(session, host) == everybody(world)
         assert settings(session) == CLEAN
 
@@ -140,7 +141,7 @@ def test_nobody_sees_anything_without_an_identity(world: World) -> None:
             )
             # Supabase's auth.uid() answers to an empty one with an error.
             with contextlib.suppress(sa.exc.DataError):
-                assert owners(session, world.host) == [set()] * 4
+                assert owners(session, world.host) == only()
             session.rollback()
         with pytest.raises(UnknownUser), world.host.referral.acting_as(None):
             pass
@@ -158,6 +159,8 @@ def test_nobody_sees_anything_without_an_identity(world: World) -> None:
         "DELETE FROM referral_conversions",
         "INSERT INTO referral_clicks (referral_code, referrer_user_id)"
         " SELECT code, user_id FROM referral_codes",
+        "UPDATE referral_rewards SET cents = 1",
+        "DELETE FROM referral_rewards",
         "UPDATE referral_daily SET clicks = 1",
         "SELECT * FROM referral_events",
         "SELECT * FROM referral_alembic_version",
@@ -348,7 +351,7 @@ def test_savepoint_made_inside_and_rolled_back_after_the_block(host: Host) -> No
         savepoint = session.begin_nested()
     assert settings(session) == CLEAN
     savepoint.rollback()
-    assert owners(session, host) == [{1, 2}] * 4
+    assert owners(session, host) == only(1, 2)
     assert settings(session) == CLEAN
 
 
@@ -370,7 +373,7 @@ def test_savepoints_of_the_hosts_own_sql(host: Host) -> None:
         session.execute(sa.text("SAVEPOINT inside"))
     session.execute(sa.text("/* late */ ROLLBACK TO SAVEPOINT inside"))
     assert settings(session) == CLEAN
-    assert owners(session, host) == [{1, 2}] * 4
+    assert owners(session, host) == only(1, 2)
 
 
 def test_failed_statement_inside_a_savepoint(host: Host) -> None:
@@ -384,7 +387,7 @@ def test_failed_statement_inside_a_savepoint(host: Host) -> None:
             session.execute(sa.text("SELECT 1 / 0"))
         savepoint.rollback()
         assert owners(session, host) == only(1)
-    assert owners(session, host) == [{1, 2}] * 4
+    assert owners(session, host) == only(1, 2)
     assert settings(session) == CLEAN
 
 
@@ -398,7 +401,7 @@ def test_block_left_in_a_failed_transaction(host: Host) -> None:
         inner.rollback()
         assert owners(session, host) == only(2)
         savepoint.commit()
-    assert owners(session, host) == [{1, 2}] * 4
+    assert owners(session, host) == only(1, 2)
     assert settings(session) == CLEAN
 
 
@@ -412,7 +415,7 @@ def test_transaction_ended_by_the_hosts_own_sql(host: Host, sql: str) -> None:
             assert owners(session, host) == only(1)
         session.rollback()
         assert owners(session, host) == only(1)
-    assert owners(session, host) == [{1, 2}] * 4
+    assert owners(session, host) == only(1, 2)
     assert settings(session) == CLEAN
 
 
@@ -459,7 +462,7 @@ def test_blocks_that_end_out_of_order(host: Host) -> None:
     first.__exit__(None, None, None)
     assert owners(session, host) == only(2)
     second.__exit__(None, None, None)
-    assert owners(session, host) == [{1, 2}] * 4
+    assert owners(session, host) == only(1, 2)
 
 
 def test_connection_with_other_execution_options(host: Host) -> None:
@@ -501,7 +504,7 @@ def test_session_that_joins_an_outer_transaction(host: Host, mode: t.Any, end: s
         if outer.is_active:
             # Not the session's next transaction: what is left on the outer one.
             assert settings(connection) == CLEAN
-            assert owners(connection, host) == [{1, 2}] * 4
+            assert owners(connection, host) == only(1, 2)
         session.close()
         outer.close() if outer.is_active else None
         assert settings(connection) == CLEAN
@@ -522,7 +525,7 @@ def test_block_that_ends_where_no_statement_is_allowed(host: Host) -> None:
             ):
                 savepoint.rollback()
             assert owners(session, host) == only(1)
-        assert owners(connection, host) == [{1, 2}] * 4
+        assert owners(connection, host) == only(1, 2)
         session.close()
 
 
@@ -541,7 +544,7 @@ def test_two_sessions_of_one_outer_transaction(host: Host) -> None:
             second.execute(sa.text("SELECT 1"))
             second.rollback()
             assert owners(first, host) == only(1)
-        assert owners(connection, host) == [{1, 2}] * 4
+        assert owners(connection, host) == only(1, 2)
         first.close()
         second.close()
 
@@ -561,7 +564,7 @@ def test_autocommit_is_refused(host: Host) -> None:
             owners(session, host)
         session.rollback()
         assert owners(session, host) == only(1)
-    assert owners(session, host) == [{1, 2}] * 4
+    assert owners(session, host) == only(1, 2)
 
 
 def test_isolation_levels_and_read_only_transactions(host: Host) -> None:
@@ -774,7 +777,7 @@ def test_a_longer_claim_does_not_match_by_truncation(
                     sa.text("SELECT set_config('request.jwt.claims', :claims, true)"),
                     {"claims": f'{{"sub": "{claim}"}}'},
                 )
-                assert owners(session, world.host) == [set()] * 4
+                assert owners(session, world.host) == only()
 
 
 def test_key_that_is_stored_in_another_form(
@@ -834,8 +837,9 @@ def test_nothing_is_kept_of_sessions_that_are_gone(plain: World) -> None:
 def test_statements_of_a_block(host: Host) -> None:
     """Entering and leaving are one statement each; savepoints and queries add none."""
     session = host.db.session
+    models = host.referral.models
     with host.statements() as statements, host.referral.acting_as(1):
-        codes.find(session(), host.referral.models, 1)
+        codes.find(models.connection(session()), models, 1)
         with session.begin_nested():
-            codes.find(session(), host.referral.models, 1)
+            codes.find(models.connection(session()), models, 1)
     assert len(statements) == 6

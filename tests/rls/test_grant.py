@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from flask_referral.errors import GrantRefused
 from flask_referral.rls import grants
-from flask_referral.schema import locks
+from flask_referral.schema import ddl_locks
 
 from ..conftest import MakeHost
 from ..hosts import Host
@@ -21,7 +21,13 @@ from ..hosts import make_host
 from ..rls_worlds import make_world
 
 _numbers = itertools.count(1)
-USER_TABLES = ("referral_codes", "referral_clicks", "referral_conversions", "referral_daily")
+USER_TABLES = (
+    "referral_codes",
+    "referral_clicks",
+    "referral_conversions",
+    "referral_rewards",
+    "referral_daily",
+)
 TABLES = (*USER_TABLES, "referral_events")
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
@@ -55,7 +61,7 @@ class Cluster:
 
     def execute(self, sql: str, engine: sa.Engine | None = None) -> None:
         with (engine or self.admin).connect() as connection:
-            locks.raw(connection, sql)
+            ddl_locks.raw(connection, sql)
 
     def value(self, sql: str, **values: t.Any) -> t.Any:
         with self.inside.connect() as connection:
@@ -98,7 +104,7 @@ class Cluster:
                     "SELECT roleid::text, member::text, inherit_option, set_option"
                     " FROM pg_auth_members",
                 )
-                for row in locks.raw(connection, sql + " ORDER BY 1, 2")
+                for row in ddl_locks.raw(connection, sql + " ORDER BY 1, 2")
             ]
 
     def drop(self) -> None:
@@ -295,8 +301,8 @@ def test_schema_of_somebody_else(cluster: Cluster) -> None:
 def test_tables_in_use_are_waited_for_in_short_attempts(
     cluster: Cluster, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "ATTEMPTS", 2)
-    monkeypatch.setattr(locks, "LOCK_TIMEOUT_MS", 20)
+    monkeypatch.setattr(ddl_locks, "ATTEMPTS", 2)
+    monkeypatch.setattr(ddl_locks, "LOCK_TIMEOUT_MS", 20)
     user = cluster.role("user", by=cluster.as_owner)
     service = cluster.role("service", "LOGIN", by=cluster.as_owner)
     before = cluster.catalogue()

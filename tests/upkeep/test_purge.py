@@ -7,10 +7,13 @@ import json
 import random
 import threading
 import typing as t
+import uuid
 
 import pytest
 import sqlalchemy as sa
 
+from flask_referral.clicks import derive_id
+from flask_referral.clicks import Visit
 from flask_referral.results import ConversionReason
 from flask_referral.upkeep import purge
 from flask_referral.upkeep import rollup
@@ -23,7 +26,12 @@ from ..history import PERSONAL
 from ..history import Referrer
 from ..hosts import Host
 from ..hosts import KEYS
+from ..visiting import add_referrer
+from ..visiting import BROWSER
+from ..visiting import browser
+from ..visiting import clicks
 from ..visiting import Clock
+from ..visiting import COOKIE
 
 DAY = dt.timedelta(days=1)
 
@@ -123,15 +131,15 @@ def test_batches_take_all_of_them(make: MakeHost, at_noon: Clock) -> None:
     with host.app.app_context():
         models, engine = host.referral.models, host.db.engine
     with engine.connect() as connection:
-        assert purge.count(connection, models, NOON, delete=False) == 24
-        made = list(purge.batches(connection, models, NOON, delete=False, size=5))
+        assert purge.count(connection, models, NOON, forgotten=NOON, delete=False) == 24
+        made = list(purge.batches(connection, models, NOON, forgotten=NOON, delete=False, size=5))
         connection.commit()
     assert made == [(5, 0)] * 4 + [(4, 0)]
     assert set(stored(host).values()) == {(None, None, None)}
     host.cli("rollup")
     with engine.connect() as connection:
-        assert purge.count(connection, models, NOON, delete=True) == 24
-        made = list(purge.batches(connection, models, NOON, delete=True, size=5))
+        assert purge.count(connection, models, NOON, forgotten=NOON, delete=True) == 24
+        made = list(purge.batches(connection, models, NOON, forgotten=NOON, delete=True, size=5))
         connection.commit()
     assert made == [(0, 5)] * 4 + [(0, 4)]
     assert stored(host) == {}
@@ -144,7 +152,7 @@ def test_a_moment_that_the_database_wrote_itself(make_sqlite: MakeHost, at_noon:
     with host.app.app_context(), host.db.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE referral_clicks SET clicked_at = '2026-03-01 10:00:00'")
         models = host.referral.models
-        for batch in purge.batches(connection, models, NOON, delete=False, size=2):
+        for batch in purge.batches(connection, models, NOON, forgotten=NOON, delete=False, size=2):
             assert batch.cleared
     assert set(stored(host).values()) == {(None, None, None)}
 
@@ -160,7 +168,7 @@ def test_no_click_waits(make_postgresql: MakeHost, at_noon: Clock) -> None:
         models, engine = host.referral.models, host.db.engine
     for delete in (False, True):
         with engine.connect() as running, engine.begin() as live:
-            next(purge.batches(running, models, NOON, delete=delete))
+            next(purge.batches(running, models, NOON, forgotten=NOON, delete=delete))
             live.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
             live.execute(
                 sa.insert(table).values(
@@ -188,7 +196,7 @@ def test_a_click_bound_meanwhile_stays(make_postgresql: MakeHost, at_noon: Clock
         made: list[purge.Purged] = []
 
         def work() -> None:
-            made.extend(purge.batches(running, models, NOON, delete=True))
+            made.extend(purge.batches(running, models, NOON, forgotten=NOON, delete=True))
             running.commit()
 
         thread = threading.Thread(target=work)
@@ -222,7 +230,9 @@ def test_two_runs_at_once(make: MakeHost, at_noon: Clock, monkeypatch: pytest.Mo
             with engine.connect() as connection:
                 barrier.wait()
                 before = NOON - DAY
-                for batch in purge.batches(connection, models, before, delete=True, size=20):
+                for batch in purge.batches(
+                    connection, models, before, forgotten=before, delete=True, size=20
+                ):
                     connection.commit()
                     made.append(batch)
         except BaseException as error:
@@ -236,6 +246,56 @@ def test_two_runs_at_once(make: MakeHost, at_noon: Clock, monkeypatch: pytest.Mo
     assert errors == []
     assert sum(batch.deleted for batch in made) == 249
     assert referrer.stats(10) == expected
+
+
+def guess(host: Host, code: str, at: dt.datetime) -> uuid.UUID:
+    """Return what whoever has the secret and the agent finds for an address."""
+    visit = Visit(code, at, "127.0.0.1", BROWSER)
+    return derive_id(visit, host.app.secret_key.encode(), 24 * 3600)  # type: ignore[union-attr]
+
+
+def test_no_address_can_be_tried_on_the_id_of_a_purged_click(make: MakeHost, clock: Clock) -> None:
+    host = make(REFERRAL_IP_KEY="key")
+    _, code = add_referrer(host)
+    browser(host).get(f"/r/{code}")
+    (before,) = clicks(host)
+    assert before.id == guess(host, code, clock.time)
+    clock.turn(days=30, minutes=2)
+    assert run(host, "--clicks-older-than", "7") == {"cleared": 1, "deleted": 0}
+    (after,) = clicks(host)
+    assert (after.ip_hash, after.user_agent) == (None, None)
+    assert (after.id.version, after.id.variant) == (7, uuid.RFC_4122)
+    # Only the day, which "clicked_at" tells anyway, is still in it.
+    assert after.id.int >> 80 == before.id.int >> 80
+    assert after.id.int & (2**62 - 1) != before.id.int & (2**62 - 1)
+    assert run(host, "--clicks-older-than", "7") == {"cleared": 0, "deleted": 0}
+    assert clicks(host) == [after]
+
+
+def test_a_click_keeps_the_id_that_a_cookie_may_bring_back(make: MakeHost, clock: Clock) -> None:
+    host = make(REFERRAL_IP_KEY="key")
+    _, code = add_referrer(host)
+    client = browser(host)
+    client.get(f"/r/{code}")
+    (before,) = clicks(host)
+    clock.turn(days=29)
+    assert run(host, "--clicks-older-than", "7") == {"cleared": 1, "deleted": 0}
+    (cleared,) = clicks(host)
+    assert (cleared.id, cleared.ip_hash) == (before.id, None)
+    user = host.add_user(created_at=clock.time)
+    cookie = client.get_cookie(COOKIE)
+    assert cookie is not None
+    headers = {"Cookie": f"{COOKIE}={cookie.value}"}
+    with host.app.test_request_context(headers=headers):
+        assert host.referral.attribute(user).reason == "attributed"
+        host.db.session.commit()
+    # The visit's own click, which a later purge gives another id.
+    (bound,) = clicks(host)
+    assert (bound.id, bound.referred_user_id) == (before.id, user)
+    clock.turn(days=2)
+    assert run(host, "--clicks-older-than", "7") == {"cleared": 1, "deleted": 0}
+    (last,) = clicks(host)
+    assert (last.id.version, last.referred_user_id) == (7, user)
 
 
 class TestAsking:

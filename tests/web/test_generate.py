@@ -445,3 +445,57 @@ def test_work_of_the_request_is_rolled_back_with_a_failure(
         assert host.client().post(URL).status_code == 500
         host.db.session.commit()
     assert count_orders(host) == len(stored(host)) == 0
+
+
+# Refused by a strict transaction, because of a code that was made meanwhile
+
+
+def make_code_meanwhile(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let another tab make the code just after the first look for it."""
+    find, calls = codes.find, iter(range(100))
+    table = host.referral.models.ReferralCode.__table__
+
+    def find_and_lose(*args: t.Any) -> t.Any:
+        found = find(*args)
+        if next(calls) == 0:
+            with host.db.engine.begin() as other:
+                values = {"user_id": host.current_user, "code": "QTHERTAB"}
+                other.execute(sa.insert(table).values(values))
+        return found
+
+    monkeypatch.setattr(codes, "find", find_and_lose)
+
+
+@pytest.mark.parametrize("isolation", ["repeatable-read", "serializable"])
+def test_another_tab_is_found_by_a_second_look(
+    make_postgresql: MakeHost, monkeypatch: pytest.MonkeyPatch, isolation: str
+) -> None:
+    host = make_postgresql(SQLALCHEMY_ENGINE_OPTIONS=ISOLATION[isolation])
+    load_user_first(host)
+    host.current_user = host.add_user()
+    make_code_meanwhile(host, monkeypatch)
+    answer = host.client().post(URL)
+    assert (answer.status_code, answer.get_json()) == (200, {"code": "QTHERTAB"})
+
+
+@pytest.mark.parametrize("isolation", ["repeatable-read", "serializable"])
+@pytest.mark.parametrize("flushed", [True, False])
+def test_work_of_the_request_is_never_lost_with_a_good_answer(
+    make_postgresql: MakeHost, monkeypatch: pytest.MonkeyPatch, isolation: str, flushed: bool
+) -> None:
+    host = make_postgresql(SQLALCHEMY_ENGINE_OPTIONS=ISOLATION[isolation])
+    host.current_user = host.add_user()
+
+    @host.app.before_request
+    def order() -> None:
+        host.db.session.add(
+            host.Wallet(user_id=host.current_user, amount_cents=1, type="adjustment")
+        )
+        if flushed:
+            host.db.session.flush()
+
+    make_code_meanwhile(host, monkeypatch)
+    assert host.client().post(URL).status_code == 500
+    assert count_orders(host) == 0
+    assert host.client().post(URL).get_json() == {"code": "QTHERTAB"}
+    assert count_orders(host) == 1

@@ -17,18 +17,43 @@ from ...errors import MigrationRefused
 from . import postgresql
 from . import sqlite
 from .rows import Gap
+from .rows import Rows
 
 __all__ = [
     "Gap",
+    "Rows",
+    "check",
+    "check_index",
     "extend",
     "missing_values",
-    "offline_downgrade",
-    "offline_upgrade",
     "restore",
 ]
 
 
-def extend(context: MigrationContext, table: str, schema: str | None = None) -> None:
+def check(connection: sa.Connection, rows: Rows, table: str, schema: str | None = None) -> None:
+    """Refuse what ``extend`` would refuse, and change nothing.
+
+    :param connection: a connection to the host's database.
+    :param rows: what the wallet is to take.
+    :param table: the name of the wallet table.
+    :param schema: its schema; None for the connection's search path.
+    :raises MigrationRefused: with the reason and the cure.
+    """
+    _of(connection).check(connection, rows, table, schema)
+
+
+def check_index(connection: sa.Connection, table: str, schema: str | None = None) -> None:
+    """Refuse where no unique index can be made on a live wallet.
+
+    :param connection: a connection to the host's database.
+    :param table: the name of the wallet table.
+    :param schema: its schema; None for the connection's search path.
+    :raises MigrationRefused: with the reason and the cure.
+    """
+    _of(connection).check_index(connection, table, schema)
+
+
+def extend(context: MigrationContext, rows: Rows, table: str, schema: str | None = None) -> None:
     """Widen the CHECKs, enums and domains of the wallet so that they take our values.
 
     Everything that speaks against it is found before anything is committed. If something has to
@@ -38,54 +63,38 @@ def extend(context: MigrationContext, table: str, schema: str | None = None) -> 
     domain is widened for all columns that use it.
 
     :param context: Alembic's context, bound to a database connection.
+    :param rows: what the wallet is to take.
     :param table: the name of the wallet table.
     :param schema: its schema; None for the connection's search path.
     :raises MigrationRefused: when it cannot be done, with the reason and the cure.
     """
-    _of(context.connection).extend(context, table, schema)
+    _of(context.connection).extend(context, rows, table, schema)
 
 
-def restore(context: MigrationContext, table: str, schema: str | None = None) -> None:
-    """Give the CHECKs and domains of the wallet the definitions they had before ``extend``.
+def restore(context: MigrationContext, rows: Rows, table: str, schema: str | None = None) -> None:
+    """Let the CHECKs and domains of the wallet accept what they accepted before ``extend``.
 
     :param context: Alembic's context, bound to a database connection.
+    :param rows: what the wallet is to take.
     :param table: the name of the wallet table.
     :param schema: its schema; None for the connection's search path.
     :raises MigrationRefused: while rows of the wallet need our values; nothing is changed then.
     """
-    _of(context.connection).restore(context, table, schema)
+    _of(context.connection).restore(context, rows, table, schema)
 
 
-def missing_values(connection: sa.Connection, table: str, schema: str | None = None) -> list[Gap]:
+def missing_values(
+    connection: sa.Connection, rows: Rows, table: str, schema: str | None = None
+) -> list[Gap]:
     """Return the rules of the wallet that still refuse rows of ours; an empty list is fine.
 
     :param connection: a connection to the host's database.
+    :param rows: what the wallet is to take.
     :param table: the name of the wallet table.
     :param schema: its schema; None for the connection's search path.
     :raises MigrationRefused: when the table or one of its columns is missing.
     """
-    return t.cast("list[Gap]", _of(connection).missing_values(connection, table, schema))
-
-
-def offline_upgrade(table: str, schema: str | None = None) -> t.Iterator[str]:
-    """Yield the PostgreSQL statements that write the documented lists with our values.
-
-    Without a database there is nothing to look at. The statements are to run one by one, each
-    in a transaction of its own.
-
-    :param table: the name of the wallet table.
-    :param schema: its schema; None for the search path.
-    """
-    return postgresql.offline(table, schema, with_ours=True)
-
-
-def offline_downgrade(table: str, schema: str | None = None) -> t.Iterator[str]:
-    """Yield the PostgreSQL statements that write the documented lists without our values.
-
-    :param table: the name of the wallet table.
-    :param schema: its schema; None for the search path.
-    """
-    return postgresql.offline(table, schema, with_ours=False)
+    return t.cast("list[Gap]", _of(connection).missing_values(connection, rows, table, schema))
 
 
 def _of(connection: sa.Connection | None) -> types.ModuleType:

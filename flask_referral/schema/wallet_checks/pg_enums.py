@@ -9,13 +9,12 @@ import typing as t
 import sqlalchemy as sa
 
 from ...errors import MigrationRefused
-from ..locks import patiently
-from ..locks import raw
-from .pg_inspect import literal
+from ..ddl_locks import patiently
+from ..ddl_locks import raw
 from .pg_inspect import our_columns
 from .pg_inspect import run_as
 from .pg_inspect import Wallet
-from .rows import VALUES
+from .text import literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +25,11 @@ class Label:
     label: str
     owner: str
     owned: bool
+
+    @property
+    def add(self) -> str:
+        """The statement that adds it."""
+        return f"ALTER TYPE {self.enum} ADD VALUE IF NOT EXISTS {literal(self.label)}"
 
 
 def missing_labels(connection: sa.Connection, wallet: Wallet) -> list[Label]:
@@ -40,7 +44,7 @@ def missing_labels(connection: sa.Connection, wallet: Wallet) -> list[Label]:
             " ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = pg_type.oid) AS labels"
             f" FROM pg_type WHERE oid = {column.type_oid}",
         ).one()
-        for value in VALUES[column.name]:
+        for value in wallet.rows.values[column.name]:
             if value not in enum.labels:
                 missing[Label(column.type, value, enum.owner, enum.owned)] = None
     return list(missing)
@@ -63,6 +67,5 @@ def add_labels(connection: sa.Connection, labels: t.Iterable[Label]) -> None:
     :param labels: from ``missing_labels``.
     """
     for label in labels:
-        sql = f"ALTER TYPE {label.enum} ADD VALUE IF NOT EXISTS {literal(label.label)}"
-        add = functools.partial(raw, connection, sql)
+        add = functools.partial(raw, connection, label.add)
         patiently(connection, add, what=f"the type {label.enum}")

@@ -9,10 +9,12 @@ import typing as t
 import sqlalchemy as sa
 
 from ...errors import MigrationRefused
-from ..locks import is_autocommit
-from ..locks import raw
-from ..locks import transaction
-from .rows import VALUES
+from ..ddl_locks import is_autocommit
+from ..ddl_locks import raw
+from ..ddl_locks import transaction
+from .rows import COLUMNS
+from .rows import Rows
+from .text import quote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +78,10 @@ class Check:
 
 @dataclasses.dataclass(frozen=True)
 class Wallet:
-    """The wallet table with its partitions and children, their CHECKs and those of its domains."""
+    """The wallet table and what constrains its two columns, and the rows that it is to take."""
 
+    rows: Rows
+    #: The wallet first, then its partitions and children.
     tables: tuple[Holder, ...]
     domains: tuple[Holder, ...]
     checks: tuple[Check, ...]
@@ -85,19 +89,6 @@ class Wallet:
     @property
     def table(self) -> Holder:
         return self.tables[0]
-
-
-def quote(name: str) -> str:
-    """Return an identifier in double quotes, whatever characters it has."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(value: str | None) -> str:
-    """Return a string literal (NULL for None) that holds under any standard_conforming_strings."""
-    if value is None:
-        return "NULL"
-    text = value.replace("'", "''")
-    return "E'" + text.replace("\\", "\\\\") + "'" if "\\" in text else f"'{text}'"
 
 
 def run_as(what: str, owner: str) -> str:
@@ -110,7 +101,7 @@ def run_as(what: str, owner: str) -> str:
 
 def our_columns(wallet: Wallet) -> list[Column]:
     """Return the two columns that our values go into."""
-    return [column for column in wallet.table.columns if column.name in VALUES]
+    return [column for column in wallet.table.columns if column.name in COLUMNS]
 
 
 @contextlib.contextmanager
@@ -131,23 +122,24 @@ def scratch(connection: sa.Connection) -> t.Iterator[None]:
             savepoint.rollback()
 
 
-def read_wallet(connection: sa.Connection, oid: int) -> Wallet:
+def read_wallet(connection: sa.Connection, oid: int, rows: Rows) -> Wallet:
     """Read the wallet table and all that constrains its two columns. Call it inside ``scratch``.
 
     :param oid: the table, from ``find_table``.
+    :param rows: what it is to take.
     :raises MigrationRefused: when a column is missing.
     """
     tables = _tables(connection, oid)
     wallet = tables[0]
     names = {column.name for column in wallet.columns}
-    for missing in [column for column in VALUES if column not in names]:
+    for missing in [column for column in COLUMNS if column not in names]:
         raise MigrationRefused(
             f'The wallet {wallet} has no column "{missing}". Add it in a migration of the'
             " application, or set up the extension with the right wallet_model."
         )
     domains = _domains(connection, wallet)
     checks = [check for holder in tables + domains for check in _checks(connection, holder)]
-    return Wallet(tables, domains, tuple(checks))
+    return Wallet(rows, tables, domains, tuple(checks))
 
 
 def find_table(connection: sa.Connection, table: str, schema: str | None) -> int:
@@ -247,7 +239,7 @@ def _columns(connection: sa.Connection, oid: int) -> tuple[Column, ...]:
 
 
 def _domains(connection: sa.Connection, wallet: Holder) -> tuple[Holder, ...]:
-    bases = {oid: c for c in wallet.columns if c.name in VALUES for oid in c.domains}
+    bases = {oid: c for c in wallet.columns if c.name in COLUMNS for oid in c.domains}
     return tuple(_domain(connection, oid, column) for oid, column in bases.items())
 
 

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import typing as t
 import zlib
 
 import sqlalchemy as sa
 
 from ...errors import MigrationRefused
-from ..locks import raw
+from ..ddl_locks import raw
+from .lookups import in_postgresql
+from .lookups import missing_rows
+from .lookups import refuse_missing_rows
 from .pg_enums import Label
 from .pg_enums import missing_labels
 from .pg_enums import refuse_strangers
 from .pg_inspect import Check
 from .pg_inspect import Column
 from .pg_inspect import Holder
-from .pg_inspect import literal
 from .pg_inspect import our_columns
 from .pg_inspect import run_as
 from .pg_inspect import Wallet
-from .pg_reproduce import reproducible
 from .pg_samples import domain_samples
 from .pg_samples import refused_samples
+from .rows import COLUMNS
 from .rows import Gap
-from .rows import IN_USE
-from .rows import in_use_message
-from .rows import our_rows
 from .rows import Sample
-from .rows import VALUES
 from .rows import values_of
-from .rows import widened
+from .text import literal
 
 #: Begins the comment of a constraint we widened; the rest is JSON: what it was before.
 RECORD = "Extended by flask-referral; before: "
@@ -88,18 +87,16 @@ class Plan:
 
 
 def gaps(connection: sa.Connection, wallet: Wallet) -> list[Gap]:
-    """Return the rules that refuse rows of ours: short columns, enums, CHECKs."""
+    """Return the rules that refuse rows of ours: short columns, enums, lookup tables, CHECKs."""
     found = _unfit(connection, wallet)
     labels = missing_labels(connection, wallet)
     found += [Gap(f"The enum {label.enum}", (label.label,)) for label in labels]
-    if found:
-        # A value the column cannot hold cannot be tried on its CHECKs.
-        return found
-    for check in _candidates(wallet):
+    # A value the column cannot hold cannot be tried on its CHECKs.
+    for check in [] if found else _candidates(wallet):
         refused = _refused(connection, wallet, check, check.expression)
         if refused:
             found.append(Gap(str(check), _named(refused, check)))
-    return found
+    return [*found, *_lacking(connection, wallet)]
 
 
 def plan_extend(connection: sa.Connection, wallet: Wallet) -> Plan:
@@ -116,6 +113,7 @@ def plan_extend(connection: sa.Connection, wallet: Wallet) -> Plan:
             " again."
         )
     labels = missing_labels(connection, wallet)
+    refuse_missing_rows(_lacking(connection, wallet), first=[label.add for label in labels])
     refuse_strangers(labels)
     changes = []
     # With a label missing nothing can be tried; the plan is made again once it is there.
@@ -151,10 +149,15 @@ def refuse_rows_in_use(connection: sa.Connection, wallet: Wallet) -> None:
 
     :raises MigrationRefused: with their number.
     """
-    sql = f"SELECT count(*) FROM {wallet.table.sql} WHERE {IN_USE.format('::text')}"
+    sql = f"SELECT count(*) FROM {wallet.table.sql} WHERE {wallet.rows.in_use('::text')}"
     count = raw(connection, sql).scalar_one()
     if count:
-        raise MigrationRefused(in_use_message(str(wallet.table), count))
+        raise MigrationRefused(wallet.rows.in_use_message(str(wallet.table), count))
+
+
+def _lacking(connection: sa.Connection, wallet: Wallet) -> list[Gap]:
+    lookups = in_postgresql(connection, wallet.table.oid, str(wallet.table))
+    return missing_rows(connection, lookups, wallet.rows)
 
 
 def _leftovers(wallet: Wallet) -> tuple[Check, ...]:
@@ -167,7 +170,7 @@ def _candidates(wallet: Wallet) -> list[Check]:
         check
         for check in wallet.checks
         if check.comment != TEMPORARY
-        and (check.holder.kind == "DOMAIN" or check.reads & VALUES.keys())
+        and (check.holder.kind == "DOMAIN" or check.reads & set(COLUMNS))
     ]
 
 
@@ -176,7 +179,7 @@ def _unfit(connection: sa.Connection, wallet: Wallet) -> list[Gap]:
     found = []
     for column in our_columns(wallet):
         if column.kind != "e":
-            lost = [v for v in VALUES[column.name] if not _holds(connection, column, v)]
+            lost = [v for v in wallet.rows.values[column.name] if not _holds(connection, column, v)]
             if lost:
                 rule = f'The column "{column.name}" of {wallet.table}, of type {column.type},'
                 found.append(Gap(rule, tuple(lost)))
@@ -194,8 +197,8 @@ def _holds(connection: sa.Connection, column: Column, value: str) -> bool:
         return False
 
 
-def _samples(wallet: Wallet, holder: Holder) -> list[Sample] | None:
-    return domain_samples(wallet, holder) if holder.kind == "DOMAIN" else None
+def _samples(wallet: Wallet, holder: Holder) -> t.Sequence[Sample]:
+    return domain_samples(wallet, holder) if holder.kind == "DOMAIN" else wallet.rows.samples
 
 
 def _refused(
@@ -203,8 +206,6 @@ def _refused(
 ) -> list[Sample]:
     samples = _samples(wallet, check.holder)
     try:
-        if samples is None:
-            return refused_samples(connection, check.holder, expression)
         return refused_samples(connection, check.holder, expression, samples)
     except sa.exc.DBAPIError as error:
         reason = str(error.orig).strip().splitlines()[0]
@@ -231,14 +232,13 @@ def _extension(connection: sa.Connection, wallet: Wallet, check: Check) -> Chang
         listed = ", ".join(literal(value) for value in values)
         expression = f"({check.expression}) OR VALUE IN ({listed})"
     else:
-        expression = widened(check.expression, check.columns)
+        expression = wallet.rows.widened(check.expression, check.columns)
     if _refused(connection, wallet, check, expression):
         raise MigrationRefused(
             f"The {check} refuses rows of the referral system even after it was widened."
             " Change it in a migration of the application, then run this again."
         )
-    source = reproducible(connection, check)
-    record = Record.of(check.comment) or Record(source, check.comment)
+    record = Record.of(check.comment) or Record(check.expression, check.comment)
     return Change(check, expression, record.as_comment())
 
 
@@ -247,10 +247,8 @@ def _refuse_rows_lost(connection: sa.Connection, wallet: Wallet, change: Change)
     if change.check.holder.kind == "DOMAIN":
         return
     table = change.check.holder
-    sql = (
-        f"SELECT count(*) FROM {table.sql}"
-        f" WHERE (({change.expression}) IS FALSE) AND ({our_rows(change.check.columns)})"
-    )
+    ours = wallet.rows.condition(change.check.columns)
+    sql = f"SELECT count(*) FROM {table.sql} WHERE (({change.expression}) IS FALSE) AND ({ours})"
     count = raw(connection, sql).scalar_one()
     if count:
         raise MigrationRefused(

@@ -6,23 +6,21 @@ import typing as t
 
 import sqlalchemy as sa
 
-from ..locks import raw
+from ..ddl_locks import raw
 from .pg_inspect import Column
 from .pg_inspect import Holder
-from .pg_inspect import literal
-from .pg_inspect import quote
 from .pg_inspect import Wallet
 from .rows import Sample
 from .rows import SAMPLE_UUID
-from .rows import SAMPLES
-from .rows import VALUES
+from .text import literal
+from .text import quote
 
 
 def refused_samples(
     connection: sa.Connection,
     holder: Holder,
     expression: str,
-    samples: t.Iterable[Sample] = SAMPLES,
+    samples: t.Iterable[Sample],
 ) -> list[Sample]:
     """Return those sample rows of ours for which a CHECK expression is false.
 
@@ -44,7 +42,7 @@ def domain_samples(wallet: Wallet, domain: Holder) -> list[Sample]:
         {"value": value}
         for column in wallet.table.columns
         if domain.oid in column.domains
-        for value in VALUES.get(column.name, ())
+        for value in wallet.rows.values.get(column.name, ())
     ]
 
 

@@ -14,17 +14,17 @@ import sqlalchemy as sa
 
 from ...db.sql import sqlstate
 from ...errors import MigrationRefused
-from ..locks import LOCK_TIMEOUT_MS
-from ..locks import patiently
-from ..locks import QUIET_LOCK_TIMEOUT_MS
-from ..locks import raw
-from ..locks import set_lock_timeout
+from ..ddl_locks import LOCK_TIMEOUT_MS
+from ..ddl_locks import patiently
+from ..ddl_locks import QUIET_LOCK_TIMEOUT_MS
+from ..ddl_locks import raw
+from ..ddl_locks import set_lock_timeout
 from .pg_inspect import Check
-from .pg_inspect import literal
-from .pg_inspect import quote
 from .pg_plan import Change
 from .pg_plan import Plan
 from .pg_plan import TEMPORARY
+from .text import literal
+from .text import quote
 
 CHECK_VIOLATION = "23514"
 

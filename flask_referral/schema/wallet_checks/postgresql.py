@@ -7,13 +7,13 @@ import typing as t
 import sqlalchemy as sa
 from alembic.runtime.migration import MigrationContext
 
-from .. import locks
-from ..locks import committing
+from ...errors import MigrationRefused
+from ..ddl_locks import committing
+from ..ddl_locks import raw
 from .pg_enums import add_labels
 from .pg_inspect import find_table
-from .pg_inspect import literal
-from .pg_inspect import quote
 from .pg_inspect import read_wallet
+from .pg_inspect import run_as
 from .pg_inspect import scratch
 from .pg_inspect import Wallet
 from .pg_plan import gaps
@@ -23,103 +23,76 @@ from .pg_plan import plan_restore
 from .pg_plan import refuse_rows_in_use
 from .pg_swap import replace
 from .rows import Gap
-
-#: The documented lists, for scripts that are written without a database to look at.
-DOCUMENTED: t.Final = {
-    "type": (
-        "deal_payment",
-        "affiliate_commission",
-        "referral_bonus",
-        "withdrawal",
-        "adjustment",
-    ),
-    "reference_type": (
-        "deal_enrollment",
-        "affiliate_conversion",
-        "referral_conversion",
-        "manual",
-    ),
-}
-NEW: t.Final = frozenset({"referral_bonus", "referral_conversion"})
+from .rows import Rows
 
 
-def missing_values(connection: sa.Connection, table: str, schema: str | None) -> list[Gap]:
-    """See ``flask_referral.wallet_checks.missing_values``."""
+def missing_values(
+    connection: sa.Connection, rows: Rows, table: str, schema: str | None
+) -> list[Gap]:
+    """See ``flask_referral.schema.wallet_checks.missing_values``."""
     oid = find_table(connection, table, schema)
     with scratch(connection):
-        return gaps(connection, read_wallet(connection, oid))
+        return gaps(connection, read_wallet(connection, oid, rows))
 
 
-def extend(context: MigrationContext, table: str, schema: str | None) -> None:
-    """See ``flask_referral.wallet_checks.extend``."""
-    plan = _planned(_bound(context), table, schema, plan_extend)
+def check(connection: sa.Connection, rows: Rows, table: str, schema: str | None) -> None:
+    """See ``flask_referral.schema.wallet_checks.check``."""
+    _planned(connection, rows, table, schema, plan_extend)
+
+
+def check_index(connection: sa.Connection, table: str, schema: str | None) -> None:
+    """See ``flask_referral.schema.wallet_checks.check_index``."""
+    oid = find_table(connection, table, schema)
+    with scratch(connection):
+        wallet = raw(
+            connection,
+            "SELECT relkind, pg_get_userbyid(relowner) AS owner, pg_has_role(relowner, 'USAGE') AS"
+            f" owned FROM pg_class WHERE oid = {oid}",
+        ).one()
+    if wallet.relkind == "p":
+        raise MigrationRefused(
+            f"The wallet table {table} is partitioned, and PostgreSQL cannot make the unique index"
+            " on it that keeps a bonus from being paid twice. Set up the extension with an"
+            " ordinary table as wallet_model, or without one: conversions are then recorded and"
+            " nothing is credited."
+        )
+    if not wallet.owned:
+        raise MigrationRefused(run_as(f"the wallet table {table}", wallet.owner))
+
+
+def extend(context: MigrationContext, rows: Rows, table: str, schema: str | None) -> None:
+    """See ``flask_referral.schema.wallet_checks.extend``."""
+    plan = _planned(_bound(context), rows, table, schema, plan_extend)
     if plan.empty:
         return
     with committing(context) as connection:
         if plan.labels:
             # A new label can be used, and CHECKs be tried with it, only once it is committed.
             add_labels(connection, plan.labels)
-            plan = _planned(connection, table, schema, plan_extend)
+            plan = _planned(connection, rows, table, schema, plan_extend)
         if not plan.empty:
             replace(connection, plan)
 
 
-def restore(context: MigrationContext, table: str, schema: str | None) -> None:
-    """See ``flask_referral.wallet_checks.restore``."""
-    plan = _planned(_bound(context), table, schema, plan_restore)
+def restore(context: MigrationContext, rows: Rows, table: str, schema: str | None) -> None:
+    """See ``flask_referral.schema.wallet_checks.restore``."""
+    plan = _planned(_bound(context), rows, table, schema, plan_restore)
     if plan.empty:
         return
     with committing(context) as connection:
         replace(connection, plan, recheck=lambda: refuse_rows_in_use(connection, plan.wallet))
 
 
-def offline(table: str, schema: str | None, *, with_ours: bool) -> t.Iterator[str]:
-    """Yield the SQL that writes the documented lists, with or without our new values."""
-    name = quote(table) if schema is None else f"{quote(schema)}.{quote(table)}"
-    lists = {
-        column: ", ".join(literal(value) for value in documented if with_ours or value not in NEW)
-        for column, documented in DOCUMENTED.items()
-    }
-    for column, listed in lists.items():
-        yield _refuse_others(name, column, listed)
-    for column, listed in lists.items():
-        constraint = f"wallet_transactions_{column}_check"
-        yield from _gently(
-            f"ALTER TABLE {name} DROP CONSTRAINT IF EXISTS {constraint},"
-            f" ADD CONSTRAINT {constraint} CHECK ({column} IN ({listed})) NOT VALID"
-        )
-        yield from _gently(f"ALTER TABLE {name} VALIDATE CONSTRAINT {constraint}")
-
-
-def _refuse_others(name: str, column: str, listed: str) -> str:
-    # Before anything is changed: VALIDATE comes too late to keep the rule that was there.
-    message = literal(
-        f"{name} has rows whose {column} is not one of the documented values; run flask referral "
-        "db upgrade or downgrade on the database itself, which keeps the rules that are there"
-    )
-    return (
-        f"DO $referral$ BEGIN IF EXISTS (SELECT FROM {name} WHERE {column} NOT IN ({listed})) THEN"
-        f" RAISE EXCEPTION USING MESSAGE = {message}; END IF; END $referral$"
-    )
-
-
-def _gently(statement: str) -> t.Iterator[str]:
-    # A script cannot try again, but it does not make everybody wait behind it either.
-    yield "BEGIN"
-    yield f"SET LOCAL lock_timeout = {locks.QUIET_LOCK_TIMEOUT_MS}"
-    yield statement
-    yield "COMMIT"
-
-
 def _planned(
     connection: sa.Connection,
+    rows: Rows,
     table: str,
     schema: str | None,
     planner: t.Callable[[sa.Connection, Wallet], Plan],
 ) -> Plan:
     oid = find_table(connection, table, schema)
     with scratch(connection):
-        return planner(connection, read_wallet(connection, oid))
+        return planner(connection, read_wallet(connection, oid, rows))
 
 
 def _bound(context: MigrationContext) -> sa.Connection:

@@ -9,16 +9,16 @@ import sqlalchemy as sa
 from alembic.runtime.migration import MigrationContext
 
 from ...errors import MigrationRefused
-from ..locks import committing
-from ..locks import raw
+from ..ddl_locks import committing
+from ..ddl_locks import raw
+from .lookups import in_sqlite
+from .lookups import missing_rows
+from .lookups import refuse_missing_rows
+from .rows import COLUMNS
 from .rows import Gap
-from .rows import IN_USE
-from .rows import in_use_message
-from .rows import our_rows
+from .rows import Rows
 from .rows import Sample
 from .rows import SAMPLE_UUID
-from .rows import SAMPLES
-from .rows import VALUES
 from .rows import values_of
 from .sqlite_ddl import balanced
 from .sqlite_ddl import CheckClause
@@ -26,8 +26,8 @@ from .sqlite_ddl import MalformedSQL
 from .sqlite_ddl import mentioned
 from .sqlite_ddl import parse_table
 from .sqlite_ddl import TableText
-from .sqlite_rebuild import quote
 from .sqlite_rebuild import rebuild
+from .text import quote
 
 #: Ends every CHECK we widened; what stands before it tells the downgrade what to take out.
 MARK: t.Final = "/* flask-referral */"
@@ -37,6 +37,8 @@ MARK: t.Final = "/* flask-referral */"
 class Table:
     """The wallet table as SQLite describes it."""
 
+    #: What it is to take.
+    rows: Rows
     schema: str
     name: str
     text: TableText
@@ -59,9 +61,11 @@ class Table:
         return frozenset()
 
 
-def missing_values(connection: sa.Connection, table: str, schema: str | None) -> list[Gap]:
-    """See ``flask_referral.wallet_checks.missing_values``."""
-    wallet = _read(connection, table, schema)
+def missing_values(
+    connection: sa.Connection, rows: Rows, table: str, schema: str | None
+) -> list[Gap]:
+    """See ``flask_referral.schema.wallet_checks.missing_values``."""
+    wallet = _read(connection, rows, table, schema)
     found = []
     for number, check in enumerate(wallet.text.checks, start=1):
         refused = _refused(connection, wallet, check)
@@ -69,28 +73,32 @@ def missing_values(connection: sa.Connection, table: str, schema: str | None) ->
             name = f'"{check.name}"' if check.name else f"number {number}"
             values = values_of(refused, wallet.reads(check))
             found.append(Gap(f"CHECK {name} of table {wallet.name}", values))
-    return found
+    return [*found, *_lacking(connection, wallet)]
 
 
-def extend(context: MigrationContext, table: str, schema: str | None) -> None:
-    """See ``flask_referral.wallet_checks.extend``."""
+def check(connection: sa.Connection, rows: Rows, table: str, schema: str | None) -> None:
+    """See ``flask_referral.schema.wallet_checks.check``."""
+    _extensions(connection, _read(connection, rows, table, schema))
+
+
+def check_index(connection: sa.Connection, table: str, schema: str | None) -> None:
+    """Do nothing: SQLite can index every table, in one transaction with all else."""
+
+
+def extend(context: MigrationContext, rows: Rows, table: str, schema: str | None) -> None:
+    """See ``flask_referral.schema.wallet_checks.extend``."""
     connection = _bound(context)
-    wallet = _read(connection, table, schema)
+    wallet = _read(connection, rows, table, schema)
+    _apply(context, wallet, _extensions(connection, wallet))
+
+
+def restore(context: MigrationContext, rows: Rows, table: str, schema: str | None) -> None:
+    """See ``flask_referral.schema.wallet_checks.restore``."""
+    connection = _bound(context)
+    wallet = _read(connection, rows, table, schema)
     changes = {}
     for check in wallet.text.checks:
-        if _refused(connection, wallet, check):
-            columns = mentioned(wallet.text.inside(check), wallet.types)
-            changes[check] = f"({wallet.text.inside(check)}{_suffix(columns)}"
-    _apply(context, wallet, changes)
-
-
-def restore(context: MigrationContext, table: str, schema: str | None) -> None:
-    """See ``flask_referral.wallet_checks.restore``."""
-    connection = _bound(context)
-    wallet = _read(connection, table, schema)
-    changes = {}
-    for check in wallet.text.checks:
-        before = _before(wallet.text.inside(check))
+        before = _before(wallet, wallet.text.inside(check))
         if before is not None:
             changes[check] = before
 
@@ -116,14 +124,30 @@ def _apply(
         rebuild(connection, wallet.schema, wallet.name, wallet.text, new, recheck=recheck)
 
 
-def _suffix(columns: t.Collection[str]) -> str:
-    return f") OR ({our_rows(columns)}) {MARK}"
+def _extensions(connection: sa.Connection, wallet: Table) -> dict[CheckClause, str]:
+    """Return the CHECKs to change, with what they are to become."""
+    refuse_missing_rows(_lacking(connection, wallet))
+    changes = {}
+    for check in wallet.text.checks:
+        if _refused(connection, wallet, check):
+            columns = mentioned(wallet.text.inside(check), wallet.types)
+            changes[check] = f"({wallet.text.inside(check)}{_suffix(wallet, columns)}"
+    return changes
 
 
-def _before(inside: str) -> str | None:
+def _lacking(connection: sa.Connection, wallet: Table) -> list[Gap]:
+    lookups = in_sqlite(connection, wallet.schema, wallet.name)
+    return missing_rows(connection, lookups, wallet.rows)
+
+
+def _suffix(wallet: Table, columns: t.Collection[str]) -> str:
+    return f") OR ({wallet.rows.condition(columns)}) {MARK}"
+
+
+def _before(wallet: Table, inside: str) -> str | None:
     """Return what a CHECK was before we widened it, None if we did not."""
-    for columns in (("type",), ("reference_type",), tuple(VALUES)):
-        suffix = _suffix(columns)
+    for columns in (("type",), ("reference_type",), COLUMNS):
+        suffix = _suffix(wallet, columns)
         if inside.startswith("(") and inside.endswith(suffix):
             before = inside[1 : -len(suffix)]
             if balanced(before):
@@ -131,7 +155,7 @@ def _before(inside: str) -> str | None:
     return None
 
 
-def _read(connection: sa.Connection, table: str, schema: str | None) -> Table:
+def _read(connection: sa.Connection, rows: Rows, table: str, schema: str | None) -> Table:
     where = schema or "main"
     row = connection.execute(
         sa.text(
@@ -156,9 +180,9 @@ def _read(connection: sa.Connection, table: str, schema: str | None) -> Table:
         sa.text("SELECT name, type FROM pragma_table_xinfo(:name, :schema)"),
         {"name": row.name, "schema": where},
     ).all()
-    wallet = Table(where, row.name, text, {column.name: column.type for column in info})
+    wallet = Table(rows, where, row.name, text, {column.name: column.type for column in info})
     lowered = {column.lower() for column in wallet.types}
-    for missing in [column for column in VALUES if column not in lowered]:
+    for missing in [column for column in COLUMNS if column not in lowered]:
         raise MigrationRefused(
             f'The wallet table {row.name} has no column "{missing}". Add it in a migration of'
             " the application, or set up the extension with the right wallet_model."
@@ -169,10 +193,10 @@ def _read(connection: sa.Connection, table: str, schema: str | None) -> Table:
 def _refused(connection: sa.Connection, wallet: Table, check: CheckClause) -> list[Sample]:
     """Return those sample rows of ours that a CHECK refuses; none if it is not about them."""
     reads = {column.lower() for column in wallet.reads(check)}
-    if not reads & VALUES.keys():
+    if not reads & set(COLUMNS):
         return []
     refused = []
-    for sample in SAMPLES:
+    for sample in wallet.rows.samples:
         # The line break ends a comment at the end of the host's text.
         sql = f"SELECT NOT (\n{wallet.text.inside(check)}\n) FROM {_row(wallet, sample)}"
         try:
@@ -218,15 +242,15 @@ def _row(wallet: Table, sample: Sample) -> str:
 
 
 def _refuse_rows_in_use(connection: sa.Connection, wallet: Table) -> None:
-    sql = f"SELECT count(*) FROM {wallet.sql} WHERE {IN_USE.format('')}"
+    sql = f"SELECT count(*) FROM {wallet.sql} WHERE {wallet.rows.in_use()}"
     count = raw(connection, sql).scalar_one()
     if count:
-        raise MigrationRefused(in_use_message(f"the table {wallet.name}", count))
+        raise MigrationRefused(wallet.rows.in_use_message(f"the table {wallet.name}", count))
 
 
 def _refuse_rows_lost(connection: sa.Connection, wallet: Table, before: str) -> None:
     """Refuse when rows exist that the old CHECK refuses and only the widened one accepts."""
-    ours = our_rows(mentioned(before, wallet.types))
+    ours = wallet.rows.condition(mentioned(before, wallet.types))
     sql = f"SELECT count(*) FROM {wallet.sql} WHERE NOT (\n{before}\n) AND ({ours})"
     count = raw(connection, sql).scalar_one()
     if count:

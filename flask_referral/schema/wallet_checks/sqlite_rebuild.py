@@ -13,8 +13,9 @@ import typing as t
 import sqlalchemy as sa
 
 from ...errors import MigrationRefused
-from ..locks import raw
+from ..ddl_locks import raw
 from .sqlite_ddl import TableText
+from .text import quote
 
 #: Begins every text in sqlite_master; SQLite stores it in this form, without the schema.
 _HEAD = re.compile(r"CREATE\s+(?:UNIQUE\s+)?(?:TABLE|INDEX|TRIGGER)\s+", re.IGNORECASE)
@@ -23,11 +24,6 @@ _HEAD = re.compile(r"CREATE\s+(?:UNIQUE\s+)?(?:TABLE|INDEX|TRIGGER)\s+", re.IGNO
 HOLD: t.Final = "flask_referral_rows"
 #: SQLite's own tables about other tables, with the column that names the table.
 RECORDS: t.Final = {"sqlite_sequence": "name", "sqlite_stat1": "tbl", "sqlite_stat4": "tbl"}
-
-
-def quote(name: str) -> str:
-    """Return an identifier in double quotes, whatever characters it has."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def rebuild(

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from flask_referral.schema.locks import raw
+from flask_referral.schema.ddl_locks import raw
 
 from .support import Database
 from .support import pg_dump

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import event
 
 from flask_referral.errors import MigrationRefused
-from flask_referral.schema import locks
-from flask_referral.schema.locks import raw
+from flask_referral.schema import ddl_locks
+from flask_referral.schema.ddl_locks import raw
 from flask_referral.schema.wallet_checks import pg_swap
 
 from .support import BONUS
@@ -32,9 +32,9 @@ def database(postgresql: MakeDatabase) -> Database:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[t.Callable[[], None]]:
     """Replace each pause between two attempts by the next of these calls, if there is one."""
     calls: list[t.Callable[[], None]] = []
-    monkeypatch.setattr(locks, "ATTEMPTS", 4)
+    monkeypatch.setattr(ddl_locks, "ATTEMPTS", 4)
     monkeypatch.setattr(pg_swap, "LOCK_TIMEOUT_MS", 20)
-    monkeypatch.setattr(locks, "sleep", lambda seconds: calls.pop(0)() if calls else None)
+    monkeypatch.setattr(ddl_locks, "sleep", lambda seconds: calls.pop(0)() if calls else None)
     return calls
 
 
@@ -251,7 +251,7 @@ def test_a_check_that_the_host_changes_meanwhile_is_left_alone(
 def test_the_rest_of_the_transaction_keeps_its_lock_timeout(database: Database) -> None:
     with database.engine.begin() as connection:
         raw(connection, "SET LOCAL lock_timeout = '7s'")
-        limit = locks.patiently(
+        limit = ddl_locks.patiently(
             connection,
             lambda: raw(connection, "SHOW lock_timeout").scalar_one(),
             what="nothing",
@@ -277,5 +277,5 @@ def test_a_savepoint_gives_its_locks_back_before_each_pause(
             session.leave()
 
         pauses.append(read_users)
-        locks.patiently(connection, body, what="both", timeout_ms=20)
+        ddl_locks.patiently(connection, body, what="both", timeout_ms=20)
     assert database.scalar("SELECT count(*) FROM kept") == 0

@@ -11,11 +11,12 @@ from alembic.runtime.migration import MigrationContext
 
 from flask_referral.errors import MigrationRefused
 from flask_referral.schema import wallet_checks
-from flask_referral.schema.locks import raw
+from flask_referral.schema.ddl_locks import raw
 
 from .support import BONUS
 from .support import Database
 from .support import REVERSAL
+from .support import ROWS
 from .support import Shape
 from .test_postgresql_shapes import TYPES
 from .test_postgresql_shapes import wallet
@@ -83,7 +84,7 @@ def in_transaction(
         context = MigrationContext.configure(connection)
         with context.begin_transaction():
             raw(connection, f"CREATE TABLE {marker} (id int)")
-            step(context, shape.table, shape.schema)
+            step(context, ROWS, shape.table, shape.schema)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -112,9 +113,9 @@ def test_a_role_that_is_not_the_owner_is_told_whom_to_run_as(postgresql: MakeDat
                 pytest.raises(MigrationRefused, match='Run this as the role "postgres"'),
                 context.begin_transaction(),
             ):
-                wallet_checks.extend(context, "wallet_transactions")
+                wallet_checks.extend(context, ROWS, "wallet_transactions")
             # What is wrong can be seen by anybody.
-            assert len(wallet_checks.missing_values(connection, "wallet_transactions")) == 2
+            assert len(wallet_checks.missing_values(connection, ROWS, "wallet_transactions")) == 2
         assert database.dump() == before
     finally:
         with owner.begin() as connection:
@@ -206,8 +207,8 @@ def test_nothing_is_committed_when_there_is_nothing_to_do(postgresql: MakeDataba
         context = MigrationContext.configure(connection)
         transaction = connection.begin()
         raw(connection, "CREATE TABLE marker (id int)")
-        wallet_checks.extend(context, "wallet_transactions")
-        wallet_checks.restore(context, "wallet_transactions")
+        wallet_checks.extend(context, ROWS, "wallet_transactions")
+        wallet_checks.restore(context, ROWS, "wallet_transactions")
         transaction.rollback()
     assert "marker" not in database.dump()
 
@@ -225,7 +226,7 @@ def test_the_search_path_is_left_as_it_was(postgresql: MakeDatabase) -> None:
     with database.engine.connect() as connection:
         raw(connection, "SET search_path = public, pg_catalog")
         connection.commit()
-        assert len(wallet_checks.missing_values(connection, "wallet_transactions")) == 2
+        assert len(wallet_checks.missing_values(connection, ROWS, "wallet_transactions")) == 2
         assert raw(connection, "SHOW search_path").scalar_one() == "public, pg_catalog"
 
 
@@ -235,7 +236,7 @@ def test_the_gaps_can_be_asked_for_in_autocommit(postgresql: MakeDatabase, drive
     url = database.engine.url.set(drivername=f"postgresql+{driver}")
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with engine.connect() as connection:
-        found = wallet_checks.missing_values(connection, "wallet_transactions")
+        found = wallet_checks.missing_values(connection, ROWS, "wallet_transactions")
     assert [str(gap) for gap in found] == [
         'CHECK "wallet_transactions_reference_type_check" of table public.wallet_transactions'
         " refuses referral_conversion",

@@ -10,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from flask_referral.errors import MigrationRefused
-from flask_referral.schema.locks import raw
+from flask_referral.schema.ddl_locks import raw
 from flask_referral.schema.wallet_checks import missing_values
 
 from ...hosts import Host
+from .support import ROWS
 
 MakeHost = t.Callable[..., Host]
 
@@ -28,7 +29,7 @@ def wallet_of(host: Host) -> list[str]:
 
 def gaps(host: Host) -> list[str]:
     with host.app.app_context(), host.db.engine.connect() as connection:
-        return [str(gap) for gap in missing_values(connection, "wallet_transactions")]
+        return [str(gap) for gap in missing_values(connection, ROWS, "wallet_transactions")]
 
 
 def add_bonus(host: Host, user: t.Any, kind: str = "referral_bonus") -> int:
@@ -145,4 +146,4 @@ def test_a_mysql_wallet_is_refused_in_words() -> None:
             name = "mysql"
 
     with pytest.raises(MigrationRefused, match="PostgreSQL and SQLite"):
-        missing_values(t.cast("sa.Connection", Connection()), "wallet_transactions")
+        missing_values(t.cast("sa.Connection", Connection()), ROWS, "wallet_transactions")

@@ -12,11 +12,12 @@ from sqlalchemy import event
 
 from flask_referral.errors import MigrationRefused
 from flask_referral.schema import wallet_checks
-from flask_referral.schema.locks import raw
+from flask_referral.schema.ddl_locks import raw
 
 from .support import BONUS
 from .support import Database
 from .support import REVERSAL
+from .support import ROWS
 from .support import Shape
 from .test_sqlite_shapes import DECORATED
 from .test_sqlite_shapes import TYPES
@@ -109,7 +110,7 @@ def test_the_pragmas_are_as_they_were(database: Database, foreign_keys: int, out
         context = MigrationContext.configure(connection, opts={"transactional_ddl": True})
         try:
             with context.begin_transaction():
-                wallet_checks.extend(context, "wallet_transactions")
+                wallet_checks.extend(context, ROWS, "wallet_transactions")
         except RuntimeError:
             assert outcome == "fails"
         assert [raw(connection, f"PRAGMA {name}").scalar_one() for name in PRAGMAS] == before
@@ -122,7 +123,7 @@ def test_what_the_transaction_did_before_is_kept(database: Database) -> None:
         context = MigrationContext.configure(connection, opts={"transactional_ddl": True})
         with context.begin_transaction():
             raw(connection, "INSERT INTO log VALUES ('an earlier revision')")
-            wallet_checks.extend(context, "wallet_transactions")
+            wallet_checks.extend(context, ROWS, "wallet_transactions")
             raw(connection, "INSERT INTO log VALUES ('a later revision')")
     assert database.scalar("SELECT count(*) FROM log") == 2
 

@@ -1,0 +1,39 @@
+"""Who reads the deliveries of which provider."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ..errors import ConfigurationError
+from ..errors import UnknownProvider
+from . import whop
+from .events import Headers
+from .events import WebhookEvent
+from .events import WebhookReader
+
+if t.TYPE_CHECKING:
+    from ..host.state import State
+
+#: Registered for every host as its own readers are; each is silent until its secret is set.
+BUILT_IN: t.Final[dict[str, WebhookReader]] = {"whop": whop.read}
+
+
+def read(state: State, provider: str, body: bytes, headers: Headers) -> WebhookEvent:
+    """Let the provider's reader verify and read a delivery.
+
+    :raises UnknownProvider: where there is none, or it is not set up.
+    :raises InvalidSignature: where the delivery is not the provider's.
+    :raises InvalidEvent: where it cannot be read.
+    :raises ConfigurationError: where the reader returns no event.
+    """
+    reader = state.loaders.webhooks.get(provider)
+    if reader is None:
+        raise UnknownProvider()
+    event = reader(body, headers)
+    if not isinstance(event, WebhookEvent):
+        raise ConfigurationError(
+            f"The function of @referral.webhook({provider!r}) returned a "
+            f"{type(event).__name__}: let it return a flask_referral.WebhookEvent for every "
+            "delivery, with kind='ignored' where nothing is to be done."
+        )
+    return event
