@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import threading
 import typing as t
 from time import monotonic
 
-from flask_referral.payments.handling import Headers
-from flask_referral.payments.handling import Kind
-from flask_referral.payments.handling import WebhookEvent
+from flask_referral.payments.events import Headers
+from flask_referral.payments.events import WebhookEvent
 
 from ..hosts import Host
 from ..money import PATIENCE
@@ -28,7 +28,9 @@ def listen(host: Host) -> Host:
 def read(body: bytes, headers: Headers) -> WebhookEvent:
     """Read what :func:`post` sends: the fields of an event."""
     fields = json.loads(body)
-    return WebhookEvent(**(fields | {"kind": Kind(fields["kind"])}))
+    if "occurred_at" in fields:
+        fields["occurred_at"] = dt.datetime.fromisoformat(fields["occurred_at"])
+    return WebhookEvent(**fields)
 
 
 def post(host: Host, provider: str = "json", **fields: t.Any) -> t.Any:

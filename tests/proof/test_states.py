@@ -72,6 +72,18 @@ reward = st.builds(Reward, cents, cents, st.sampled_from((None, None, None, 0, 3
 paid = st.sampled_from(
     ((None, None), (2000, None), (2000, "usd"), (3000, "jpy"), (1999, "eur"), (0, "usd"))
 )
+# As a provider tells it, which may convert it into dollars itself.
+charged = st.sampled_from(
+    (
+        (None, None, None),
+        (2000, "usd", None),
+        (2000, None, None),
+        (3000, "jpy", None),
+        (3000, "jpy", 2000),
+        (1999, "eur", 2150),
+        (0, "usd", None),
+    )
+)
 share = st.one_of(
     st.sampled_from((Fraction(1, 3), Fraction(1, 2), Fraction(2, 3))),
     st.builds(Fraction, st.integers(1, 30), st.integers(3, 30)),
@@ -279,7 +291,7 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
         payment=payment,
         membership=membership,
         reward=reward,
-        paid=st.sampled_from((None, 500)),
+        charged=charged,
     )
     def deliver_purchase(
         self,
@@ -288,21 +300,31 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
         payment: str | None,
         membership: str,
         reward: Reward,
-        paid: int | None,
+        charged: tuple[int | None, str | None, int | None],
     ) -> None:
+        cents, currency, converted = charged
         key = self._buyer(user)
         name = (provider, payment or membership)
-        expected = self._convert(self.model, key, name, membership, (paid, "usd"), reward)
+        expected = "no_money"
+        if cents == 0:
+            self.world.asked = self.model.asked = None
+        else:
+            expected, _ = self._convert(
+                self.model, key, name, membership, (cents, currency), reward, converted
+            )
         outcome = self._deliver(
             provider,
             kind="purchase",
             payment_id=payment,
             membership_id=membership,
             user=str(key),
-            amount_cents=paid,
+            amount_cents=cents,
+            currency=currency,
+            converted_cents=converted,
+            converted_currency=None if converted is None else "USD",
         )
-        assert outcome == expected[0]
-        self._check_what_the_policy_was_told(self.model, (paid, "usd"))
+        assert outcome == expected
+        self._check_what_the_policy_was_told(self.model, (cents, currency), converted)
 
     @rule(about=about, by=by, id=fact_id, part=part_of_bonus, commit=mostly)
     def refund(self, about: t.Any, by: str, id: str | None, part: int | None, commit: bool) -> None:
@@ -346,22 +368,23 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
         self, about: t.Any, by: str, id: str | None, won: bool, hours: int, is_dated: bool
     ) -> None:
         """In the order in which they arrive, or in that of the provider's own clock."""
-        kind = "dispute_won" if won else "dispute_opened"
-        fact = self._fact(about, by, kind, id, None)
-        if not is_dated:
-            self._deliver_fact(fact)
+        fact = self._fact(about, by, "dispute_won" if won else "dispute_opened", id, None)
+        if is_dated:
+            fact.at += dt.timedelta(hours=hours)
+        if id is not None:
+            # What is still to come counts as of now.
+            fact.at = min(fact.at, self.clock())
+            self._deliver_fact(fact, occurred_at=fact.at.isoformat())
             return
-        fact.at += dt.timedelta(hours=hours)
         expected = self._report(self.model, fact)
         with self.host.app.app_context():
             outcome = reversals.apply(
                 transaction(self.host),
                 facts.Fact(
-                    kind=facts.Kind(kind),
+                    kind=facts.Kind(fact.kind),
                     provider=fact.provider,
                     payment_id=fact.payment,
                     membership_id=fact.membership,
-                    id=id,
                     occurred_at=fact.at,
                 ),
             )
@@ -508,10 +531,11 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
         membership: str,
         paid: tuple[int | None, str | None],
         reward: Reward,
+        converted: int | None = None,
     ) -> tuple[str, int]:
         self.world.reward, self.world.asked = reward, None
         cents, currency = paid
-        usd = cents if currency in (None, "usd") else None
+        usd = cents if currency in (None, "usd") else converted
         return model.convert(
             user,
             payment,
@@ -524,7 +548,10 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
         )
 
     def _check_what_the_policy_was_told(
-        self, model: Model, paid: tuple[int | None, str | None]
+        self,
+        model: Model,
+        paid: tuple[int | None, str | None],
+        converted: int | None = None,
     ) -> None:
         told = self.world.asked
         assert (told is None) == (model.asked is None)
@@ -535,7 +562,7 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
         if cents is None:
             assert (told.paid_cents, told.paid_amount) == (None, None)
             return
-        assert told.paid_cents == (cents if currency == "usd" else None)
+        assert told.paid_cents == (cents if currency == "usd" else converted)
         assert told.paid_amount == decimal.Decimal(cents) / (1 if currency == "jpy" else 100)
         assert told.currency == currency
 
@@ -546,11 +573,9 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
         except Ambiguous:
             return None
 
-    def _deliver_fact(self, fact: Fact) -> None:
-        part: Part = fact.part
-        amounts = {}
-        if isinstance(part, Fraction):
-            amounts = {"amount_cents": part.numerator, "total_cents": part.denominator}
+    def _deliver_fact(self, fact: Fact, **fields: t.Any) -> None:
+        if isinstance(fact.part, Fraction):
+            fields |= {"amount_cents": fact.part.numerator, "total_cents": fact.part.denominator}
         expected = self._report(self.model, fact)
         assert expected is not None
         outcome = self._deliver(
@@ -559,7 +584,7 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
             payment_id=fact.payment,
             membership_id=fact.membership,
             reference=fact.id,
-            **amounts,
+            **fields,
         )
         assert outcome == expected[0]
 

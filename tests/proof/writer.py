@@ -129,6 +129,7 @@ class _Writer:
                 kind="refund",
                 id=f"refund of {membership}",
                 membership_id=membership,
+                reference=f"refund of {membership}",
                 amount_cents=30,
                 total_cents=30 * BONUS // cents,
             )
