@@ -111,6 +111,39 @@ def delete_user(host: Host, user: t.Any) -> None:
         connection.commit()
 
 
+def execute(host: Host, *statements: str) -> None:
+    """Run SQL in one transaction."""
+    with host.app.app_context(), host.db.engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def before_rows(host: Host, statement: str) -> None:
+    """Let PostgreSQL run a statement of PL/pgSQL before a row is written to the wallet."""
+    execute(
+        host,
+        "CREATE OR REPLACE FUNCTION own_rule() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        f"{statement}; RETURN NEW; END $$",
+        "CREATE OR REPLACE TRIGGER own_rule BEFORE INSERT ON wallet_transactions "
+        "FOR EACH ROW EXECUTE FUNCTION own_rule()",
+    )
+
+
+def refuse_rows(host: Host, condition: str) -> None:
+    """Let the wallet refuse what is true of NEW."""
+    with host.app.app_context():
+        is_sqlite = host.db.engine.dialect.name == "sqlite"
+    if is_sqlite:
+        execute(
+            host,
+            "DROP TRIGGER IF EXISTS own_rule",
+            f"CREATE TRIGGER own_rule BEFORE INSERT ON wallet_transactions WHEN {condition} "
+            "BEGIN SELECT RAISE(ABORT, 'no'); END",
+        )
+    else:
+        before_rows(host, f"IF {condition} THEN RAISE EXCEPTION 'no'; END IF")
+
+
 def rows(host: Host, user: t.Any) -> list[tuple[str, int, int]]:
     """Return (type, amount, balance after) of a user's wallet, oldest first."""
     wallet = host.Wallet
