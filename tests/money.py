@@ -20,7 +20,7 @@ from .hosts import Host
 
 MONDAY = dt.datetime(2026, 3, 2, 12, tzinfo=dt.UTC)
 #: Seconds after which a thread is taken to hang.
-PATIENCE = 60
+PATIENCE = 120
 
 
 def refer(host: Host, referrer: t.Any) -> t.Any:
@@ -109,6 +109,39 @@ def delete_user(host: Host, user: t.Any) -> None:
             connection.exec_driver_sql("PRAGMA foreign_keys = ON")
         connection.execute(sa.delete(host.User).where(host.User.id == user))
         connection.commit()
+
+
+def execute(host: Host, *statements: str) -> None:
+    """Run SQL in one transaction."""
+    with host.app.app_context(), host.db.engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def before_rows(host: Host, statement: str) -> None:
+    """Let PostgreSQL run a statement of PL/pgSQL before a row is written to the wallet."""
+    execute(
+        host,
+        "CREATE OR REPLACE FUNCTION own_rule() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        f"{statement}; RETURN NEW; END $$",
+        "CREATE OR REPLACE TRIGGER own_rule BEFORE INSERT ON wallet_transactions "
+        "FOR EACH ROW EXECUTE FUNCTION own_rule()",
+    )
+
+
+def refuse_rows(host: Host, condition: str) -> None:
+    """Let the wallet refuse what is true of NEW."""
+    with host.app.app_context():
+        is_sqlite = host.db.engine.dialect.name == "sqlite"
+    if is_sqlite:
+        execute(
+            host,
+            "DROP TRIGGER IF EXISTS own_rule",
+            f"CREATE TRIGGER own_rule BEFORE INSERT ON wallet_transactions WHEN {condition} "
+            "BEGIN SELECT RAISE(ABORT, 'no'); END",
+        )
+    else:
+        before_rows(host, f"IF {condition} THEN RAISE EXCEPTION 'no'; END IF")
 
 
 def rows(host: Host, user: t.Any) -> list[tuple[str, int, int]]:

@@ -20,8 +20,11 @@ from flask_referral.conversions.facts import Kind
 from flask_referral.results import Reward
 
 from .conftest import MakeHost
-from .conversions.test_convert import refer
 from .hosts import Host
+from .money import happen
+from .money import mature
+from .money import refer
+from .money import transaction
 from .visiting import add_referrer
 from .visiting import browser
 from .visiting import Clock
@@ -113,76 +116,97 @@ def test_visit_and_sign_up(host: Host, heard: Heard) -> None:
     ]
 
 
-def test_purchase_and_refunds(host: Host, referred: t.Any, heard: Heard) -> None:
+def test_payments_and_refunds_are_told_once_each(host: Host, referred: t.Any, heard: Heard) -> None:
     heard.clear()
     with host.app.app_context():
         for _ in range(2):
-            conversion = host.referral.convert(referred, "mem_1").conversion
+            result = host.referral.convert(referred, "mem_1", payment_id="pay_1")
             host.db.session.commit()
+        (reward,), conversion = result.rewards, result.conversion
         assert conversion is not None
-        told = {"conversion_id": conversion.id, "referrer_id": conversion.referrer_user_id}
+        told = {
+            "reward_id": reward.id,
+            "conversion_id": conversion.id,
+            "user_id": conversion.referrer_user_id,
+            "role": "referrer",
+        }
         assert heard == [
             (
                 "conversion-created",
-                told
-                | {
+                {
+                    "conversion_id": conversion.id,
+                    "referrer_id": conversion.referrer_user_id,
                     "referred_id": referred,
+                    "provider": "host",
+                    "payment_id": "pay_1",
                     "membership_id": "mem_1",
+                    "number": 1,
                     "status": "credited",
                     "bonus_cents": 1000,
                     "referred_bonus_cents": 0,
+                    "campaign": None,
                 },
             ),
-            ("conversion-credited", told | {"bonus_cents": 1000}),
+            ("conversion-credited", told | {"cents": 1000}),
         ]
         heard.clear()
         for _ in range(2):
             host.referral.reverse("mem_1", reason="refund", refund_id="a", amount_cents=300)
             host.db.session.commit()
-        ledger = host.referral.state.ledger
-        for kind in (Kind.dispute_opened, Kind.dispute_won):
-            reversals.apply(ledger, Fact(kind, "mem_1", "d"))
-            host.db.session.commit()
-        assert heard == [
-            ("conversion-reversed", told | {"reversed_cents": 300, "shortfall_cents": 0}),
-            ("conversion-reversed", told | {"reversed_cents": 700, "shortfall_cents": 0}),
-            ("conversion-reinstated", told | {"credited_cents": 700}),
-        ]
+    for minutes, kind in enumerate((Kind.dispute_opened, Kind.dispute_won)):
+        happen(host, kind, payment_id="pay_1", id="d", minutes=minutes)
+    assert heard == [
+        ("conversion-reversed", told | {"cents": 300, "shortfall_cents": 0}),
+        ("conversion-reversed", told | {"cents": 700, "shortfall_cents": 0}),
+        ("conversion-reinstated", told | {"cents": 700}),
+    ]
 
 
-def test_before_maturity(make: MakeHost, heard: Heard, clock: Clock) -> None:
+def test_what_happens_before_maturity_is_told(make: MakeHost, heard: Heard, clock: Clock) -> None:
     host = make(REFERRAL_HOLD_DAYS=7, REFERRAL_VELOCITY_LIMIT=1)
     referrer = host.add_user()
     users = [refer(host, referrer) for _ in range(3)]
-    heard.clear()
     with host.app.app_context():
-        ledger = host.referral.state.ledger
+        tx = transaction(host)
 
         def said(what: t.Any) -> list[str]:
             heard.clear()
-            what()
+            result = what()
             assert heard == []
             host.db.session.commit()
+            results.append(result)
             return names(heard)
 
-        first, second, third = (
-            host.referral.convert(user, f"mem_{user}").conversion for user in users
-        )
-        assert first is not None and second is not None and third is not None
-        assert said(lambda: None) == ["conversion-created"] * 3
-        membership = first.whop_membership_id
+        results: list[t.Any] = []
+        for user in users:
+            said(lambda user=user: host.referral.convert(user, f"mem_{user}"))
+            assert names(heard) == ["conversion-created"]
+        first, second, third = (result.rewards[0] for result in results)
         opened, won = (
-            Fact(kind, membership, "d") for kind in (Kind.dispute_opened, Kind.dispute_won)
+            Fact(
+                kind=kind,
+                provider="host",
+                payment_id=first.payment_id,
+                id="d",
+                occurred_at=clock() + dt.timedelta(minutes=minutes),
+            )
+            for minutes, kind in enumerate((Kind.dispute_opened, Kind.dispute_won))
         )
-        assert said(lambda: reversals.apply(ledger, opened)) == ["conversion-voided"]
-        assert said(lambda: reversals.apply(ledger, won)) == ["conversion-reinstated"]
-        assert heard[0][1]["credited_cents"] == 0
-        assert said(lambda: maturity.release(ledger, second.id, clock())) == ["conversion-released"]
+        tx = transaction(host)
+        assert said(lambda: reversals.apply(tx, opened)) == ["conversion-voided"]
+        tx = transaction(host)
+        assert said(lambda: reversals.apply(tx, won)) == ["conversion-reinstated"]
+        assert heard[0][1]["cents"] == 0
+        tx = transaction(host)
+        assert said(lambda: maturity.release(tx, second.id, clock())) == ["conversion-released"]
         assert heard[0][1]["status"] == "pending"
-        assert said(lambda: maturity.void(ledger, third.id)) == ["conversion-voided"]
+        tx = transaction(host)
+        assert said(lambda: maturity.void(tx, third.id, clock())) == ["conversion-voided"]
         clock.turn(days=7)
-        assert said(lambda: maturity.mature(ledger, clock())) == ["conversion-credited"] * 2
-        assert said(lambda: maturity.mature(ledger, clock())) == []
+        tx = transaction(host)
+        assert said(lambda: maturity.mature(tx, clock())) == ["conversion-credited"] * 2
+        tx = transaction(host)
+        assert said(lambda: maturity.mature(tx, clock())) == []
 
 
 def test_bonus_of_the_referred_user_alone(make: MakeHost, heard: Heard) -> None:
@@ -433,6 +457,5 @@ def test_sent_by_commands_and_at_the_present_time(make_sqlite: MakeHost, heard: 
     with host.app.app_context():
         host.referral.convert(user, "mem_1")
         host.db.session.commit()
-        maturity.mature(host.referral.state.ledger, clock.now() + dt.timedelta(days=2))
-        host.db.session.commit()
+    mature(host, clock.now() + dt.timedelta(days=2))
     assert names(heard) == ["conversion-created", "conversion-credited"]

@@ -6,46 +6,17 @@ import pytest
 import sqlalchemy as sa
 
 from .conftest import MakeHost
-from .hosts import Host
 from .money import amounts
 from .money import balance
+from .money import before_rows
+from .money import execute
 from .money import pay
 from .money import refer
 from .money import refund
+from .money import refuse_rows
 from .money import rewards
 from .money import rows
 from .money import withdraw
-
-
-def execute(host: Host, *statements: str) -> None:
-    with host.app.app_context(), host.db.engine.begin() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
-
-
-def trigger(host: Host, statement: str) -> None:
-    """Let PostgreSQL run a statement of PL/pgSQL before a row is written to the wallet."""
-    execute(
-        host,
-        "CREATE OR REPLACE FUNCTION own_rule() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        f"{statement}; RETURN NEW; END $$",
-        "CREATE OR REPLACE TRIGGER own_rule BEFORE INSERT ON wallet_transactions "
-        "FOR EACH ROW EXECUTE FUNCTION own_rule()",
-    )
-
-
-def rule(host: Host, condition: str) -> None:
-    """Let the wallet refuse what is true of NEW."""
-    with host.app.app_context():
-        is_sqlite = host.db.engine.dialect.name == "sqlite"
-    if is_sqlite:
-        execute(
-            host,
-            f"CREATE TRIGGER own_rule BEFORE INSERT ON wallet_transactions WHEN {condition} "
-            "BEGIN SELECT RAISE(ABORT, 'no'); END",
-        )
-    else:
-        trigger(host, f"IF {condition} THEN RAISE EXCEPTION 'no'; END IF")
 
 
 def test_a_refund_takes_what_there_is_and_records_the_rest(make: MakeHost) -> None:
@@ -79,7 +50,7 @@ def test_whatever_a_trigger_refuses_with_is_an_answer(make_postgresql: MakeHost)
         referrer = host.add_user()
         pay(host, refer(host, referrer), f"mem_{number}")
         withdraw(host, referrer, 700)
-        trigger(host, way)
+        before_rows(host, way)
         assert refund(host, f"mem_{number}") == ("reversed", 300, 700), way
         assert balance(host, referrer) == 0
 
@@ -88,14 +59,14 @@ def test_a_frozen_wallet_keeps_what_it_has(make: MakeHost) -> None:
     host = make()
     referrer = host.add_user()
     pay(host, refer(host, referrer))
-    rule(host, "NEW.amount_cents < 0")
+    refuse_rows(host, "NEW.amount_cents < 0")
     assert refund(host) == ("reversed", 0, 1000)
     assert balance(host, referrer) == 1000
 
 
 def test_money_that_is_not_completed_is_not_taken(make: MakeHost) -> None:
     host = make()
-    rule(host, BELOW_ZERO)
+    refuse_rows(host, BELOW_ZERO)
     for pending in (0, 700, 5000):
         referrer = host.add_user()
         pay(host, refer(host, referrer), f"mem_{pending}")

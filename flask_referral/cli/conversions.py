@@ -20,6 +20,7 @@ from ..conversions.rewards import Row
 from ..conversions.transaction import Transaction
 from ..db.models import RewardStatus
 from ..errors import ReferralError
+from ..errors import WalletRefused
 from ..host.identity import user_id
 from ..results import ConversionReason
 from ..results import ReversalReason
@@ -198,10 +199,11 @@ def mature(now: dt.datetime | None, as_json: bool) -> None:
     Run it as often as you like: it can be interrupted, repeated and run twice at once.
     """
     moment = now or clock.now()
+    refused: list[WalletRefused] = []
     credited = sum(
         batches.run(
             state().db.session(),
-            iter(lambda: maturity.mature(_begin(), moment), None),
+            iter(lambda: maturity.mature(_begin(), moment, refused=refused), None),
             label="Crediting",
             length=maturity.count_due(_begin(), moment),
             size=int,
@@ -209,7 +211,13 @@ def mature(now: dt.datetime | None, as_json: bool) -> None:
         )
     )
     text = f"Credited {plural(credited, 'reward')}." if credited else "Nothing was due."
-    report(as_json, {"credited": credited, "now": moment.isoformat()}, text)
+    data = {"credited": credited, "refused": list(map(str, refused)), "now": moment.isoformat()}
+    report(as_json, data, text)
+    if refused:
+        raise click.ClickException(
+            f"{plural(len(refused), 'reward')} could not be credited and will be tried again in a "
+            f"day. The first: {refused[0]}"
+        )
 
 
 @click.command()

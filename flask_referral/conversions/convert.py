@@ -151,7 +151,7 @@ def _known(tx: Transaction, look: Look, payment: Payment) -> Outcome:
     rows = tuple(rewards.of_payment(tx, payment.provider, payment.id))
     first = next((row for row in rows if row.role is RewardRole.referrer), None)
     if first is None:
-        return _already(look)
+        return dataclasses.replace(_already(look), rewards=rows)
     reason = ConversionReason.already_converted
     return Outcome(reason, look.conversion, rows, False, first.cents)
 

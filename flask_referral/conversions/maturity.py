@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import typing as t
 import uuid
@@ -13,6 +14,7 @@ from ..db import sql
 from ..db.models import Models
 from ..db.models import RewardStatus
 from ..errors import ReferralError
+from ..errors import WalletRefused
 from . import claims
 from . import facts
 from . import reversals
@@ -23,6 +25,8 @@ from .rewards import Row
 from .transaction import Transaction
 
 BATCH = 100
+#: When a reward whose wallet refused it is due again.
+AGAIN = dt.timedelta(days=1)
 
 _CURES = {
     RewardStatus.credited: "; use reverse to take it back",
@@ -35,13 +39,21 @@ def count_due(tx: Transaction, now: dt.datetime) -> int:
     return int(_count_due(tx.db, tx.models, now=now).scalar())
 
 
-def mature(tx: Transaction, now: dt.datetime, *, batch: int = BATCH) -> int | None:
+def mature(
+    tx: Transaction,
+    now: dt.datetime,
+    *,
+    batch: int = BATCH,
+    refused: list[WalletRefused] | None = None,
+) -> int | None:
     """Credit up to ``batch`` rewards that are due; the caller commits and calls again.
 
     Two runs at once credit nothing twice: the wallets are locked, then what is still pending is
     read again.
 
     :param now: aware; what was available before is due.
+    :param refused: takes what wallets said that refused a credit, which is due again in a day;
+        nobody else has to wait for it. Without it the first refusal is raised.
     :return: how many were credited, or None where nothing was due.
     """
     due = [Row.of(row) for row in _due(tx.db, tx.models, now=now, batch=batch)]
@@ -50,9 +62,18 @@ def mature(tx: Transaction, now: dt.datetime, *, batch: int = BATCH) -> int | No
     tx.refuse_autocommit()
     # Somebody else may have credited, voided or removed them while this waited for the wallets.
     pending = [row for row in rewards.lock(tx, due) if row.status is RewardStatus.pending]
+    credited = 0
     for row in pending:
-        _credit(tx, row, now)
-    return len(pending)
+        try:
+            with tx.savepoint() if refused is not None else contextlib.nullcontext():
+                _credit(tx, row, now)
+                credited += 1
+        except WalletRefused as error:
+            if refused is None:
+                raise
+            refused.append(error)
+            rewards.save(tx, row, available_at=now + AGAIN)
+    return credited
 
 
 def release(tx: Transaction, reward_id: uuid.UUID, now: dt.datetime) -> Row:

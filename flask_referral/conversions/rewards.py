@@ -27,7 +27,7 @@ from ..wallet import ADJUSTMENT
 from ..wallet import BONUS
 from .transaction import Transaction
 
-_CHANGING = ("reversed_cents", "shortfall_cents", "status", "credited_at")
+_CHANGING = ("reversed_cents", "shortfall_cents", "status", "available_at", "credited_at")
 _NAMES = {RewardRole.referrer: "Referral bonus", RewardRole.referred: "Welcome bonus"}
 
 
@@ -111,12 +111,12 @@ def save(tx: Transaction, row: Row, **changes: t.Any) -> Row:
 def credit(tx: Transaction, rows: t.Sequence[Row], *, owes: bool | None = None) -> None:
     """Write what rewards are worth into the wallets, and let these pay what they owe.
 
-    :param rows: rewards of one moment; those of 0 cents write nothing.
+    :param rows: rewards of one moment; those of 0 cents write and tell nothing.
     :param owes: whether one of the beneficiaries has a shortfall; None: not known.
     """
-    for row in rows:
-        announce(tx, signals.conversion_credited, row, cents=row.due_cents)
     paying = [row for row in rows if row.due_cents]
+    for row in paying:
+        announce(tx, signals.conversion_credited, row, cents=row.due_cents)
     if tx.wallet is None or not paying:
         return
     entries = [_entry(row, row.due_cents, BONUS, _NAMES[row.role]) for row in paying]

@@ -78,6 +78,14 @@ class Transaction:
 
         event.listen(self.session, "before_commit", raise_error)
 
+    @contextlib.contextmanager
+    def savepoint(self) -> t.Iterator[None]:
+        """Let an error in the block cost what the block did, its announcements included."""
+        with self.session.begin_nested():
+            # The session makes the savepoint when it is next asked for the connection.
+            self.models.connection(self.session)
+            yield
+
     def announce(self, signal: NamedSignal, **values: t.Any) -> None:
         """Send a signal when the session's outermost transaction is committed, if it is."""
         signals.send_after_commit(self.session, signal, **values)

@@ -310,12 +310,13 @@ class TestMature:
         self, make: MakeHost, at_noon: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         host = make(REFERRAL_HOLD_DAYS=7)
-        monkeypatch.setattr(maturity.mature, "__kwdefaults__", {"batch": 2})
+        monkeypatch.setattr(maturity.mature, "__kwdefaults__", {"batch": 2, "refused": None})
         referrer = self.pending(host, 5)
         assert says(host, "mature")["credited"] == 0
         assert host.cli("mature").stdout == "Nothing was due.\n"
         at_noon.turn(days=7)
-        assert says(host, "mature") == {"credited": 5, "now": "2026-03-22T12:00:00+00:00"}
+        said = {"credited": 5, "refused": [], "now": "2026-03-22T12:00:00+00:00"}
+        assert says(host, "mature") == said
         assert says(host, "mature")["credited"] == 0
         assert balance(host, referrer.id) == 5000
 
@@ -344,7 +345,7 @@ class TestMature:
         self, make: MakeHost, at_noon: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         host = make(REFERRAL_HOLD_DAYS=7)
-        monkeypatch.setattr(maturity.mature, "__kwdefaults__", {"batch": 2})
+        monkeypatch.setattr(maturity.mature, "__kwdefaults__", {"batch": 2, "refused": None})
         referrer = self.pending(host, 5)
         at_noon.turn(days=8)
         credit = rewards_station.credit

@@ -9,6 +9,7 @@ import uuid
 import pytest
 
 from flask_referral import clock
+from flask_referral import signals
 from flask_referral.conversions import maturity
 from flask_referral.conversions.facts import Kind
 from flask_referral.errors import ReferralError
@@ -25,10 +26,12 @@ from ..money import MONDAY
 from ..money import pay
 from ..money import refer
 from ..money import refund
+from ..money import refuse_rows
 from ..money import rewards
 from ..money import rows
 from ..money import transaction
 from ..money import withdraw
+from ..visiting import Clock
 
 SetClock = t.Callable[[dt.datetime], None]
 TWO_WEEKS = dt.timedelta(days=14)
@@ -219,3 +222,28 @@ def test_a_reward_that_does_not_exist_is_said_to_be_none(make_sqlite: MakeHost) 
     for decide in (release, void):
         with pytest.raises(ReferralError, match="There is no reward"):
             decide(host, uuid.uuid4())
+
+
+def test_nobody_waits_for_a_wallet_that_is_frozen(make: MakeHost, clock: Clock) -> None:
+    host = make(REFERRAL_HOLD_DAYS=1)
+    told: list[t.Any] = []
+
+    def receive(app: t.Any, **values: t.Any) -> None:
+        told.append(values["user_id"])
+
+    frozen, other = host.add_user(), host.add_user()
+    for number, referrer in enumerate((frozen, other)):
+        pay(host, refer(host, referrer), f"mem_{number}")
+    refuse_rows(host, f"NEW.user_id = {frozen}")
+    clock.turn(days=1)
+    with signals.conversion_credited.connected_to(receive):
+        said = host.failure("mature")
+    assert told == [other]
+    assert "1 reward could not be credited and will be tried again in a day" in said
+    assert f"user {frozen}" in said
+    assert (balance(host, frozen), balance(host, other)) == (0, 1000)
+    assert statuses(host) == ["pending", "credited"]
+    refuse_rows(host, "false")
+    clock.turn(days=1)
+    assert "Credited 1 reward" in host.cli("mature").stdout
+    assert balance(host, frozen) == 1000

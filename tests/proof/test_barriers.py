@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import datetime as dt
+import functools
 import random
 import sqlite3
-import threading
 import typing as t
-import uuid
 from fractions import Fraction
 from time import monotonic
 from time import sleep
@@ -18,123 +19,137 @@ from flask import request
 
 from flask_referral import wallet
 from flask_referral.clock import as_utc
+from flask_referral.conversions import claims
 from flask_referral.conversions import facts
 from flask_referral.conversions import maturity
+from flask_referral.conversions import reversals
 from flask_referral.errors import ReferralError
 from flask_referral.results import Reward
 
 from ..conftest import MakeHost
-from ..conversions.test_convert import balance
-from ..conversions.test_convert import refer
-from ..conversions.test_convert import rows
 from ..hosts import Host
+from ..money import at_once
+from ..money import balance
+from ..money import PATIENCE
+from ..money import pool
+from ..money import refer
+from ..money import rows
+from ..money import transaction
 from ..visiting import browser
 from ..visiting import make_code
+from .audit import Audit
 from .audit import audit
-from .model import Facts
 from .model import HALF
-from .writer import read_json
+from .sales import deliver
+from .sales import Job
+from .sales import listen
 
 #: threads and rounds
 SHORT = pytest.param(16, 3, id="short")
 DEEP = pytest.param(64, 20, id="deep", marks=pytest.mark.deep)
+OPENED = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+WON = OPENED + dt.timedelta(days=9)
 
 
-def pool(size: int) -> dict[str, t.Any]:
-    """Return the setting that gives every thread a connection."""
-    return {
-        "SQLALCHEMY_ENGINE_OPTIONS": {
-            "pool_size": size,
-            "max_overflow": 0,
-            "pool_timeout": 120,
-        }
-    }
-
-
-def at_once(jobs: t.Sequence[t.Callable[[], None]]) -> None:
-    """Run jobs in threads that start together, and raise what the first of them raised."""
-    barrier = threading.Barrier(len(jobs))
-    errors: list[BaseException] = []
-
-    def run(job: t.Callable[[], None]) -> None:
-        try:
-            barrier.wait()
-            job()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=[job]) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-
-
-def deliver(host: Host, **fields: t.Any) -> str:
-    response = host.client().post("/api/referral/webhooks/json", json=fields)
-    assert response.status_code == 200, response.get_data(as_text=True)
-    outcome: str = response.get_json()["outcome"]
-    return outcome
-
-
-def check(host: Host) -> list[tuple[t.Any, ...]]:
+def check(host: Host) -> Audit:
+    """Return what is in the books, which have to be right."""
     with host.app.app_context():
-        return audit(host.db.session, host).states
+        return audit(host.db.session, host)
 
 
 @pytest.mark.parametrize(("threads", "rounds"), [SHORT, DEEP])
-def test_one_referred_user(make_postgresql: MakeHost, threads: int, rounds: int) -> None:
-    """By webhook and by calls, as the same purchase and as another one of the same user."""
-    host = make_postgresql(**pool(threads))
-    host.referral.webhook("json")(read_json)
+def test_a_payment_pays_once_by_webhook_and_by_call(
+    make_postgresql: MakeHost, threads: int, rounds: int
+) -> None:
+    host = listen(make_postgresql(**pool(threads), REFERRAL_RENEWALS=None))
     referrer = host.add_user()
     for round_ in range(rounds):
-        referred = refer(host, referrer)
-        results: list[tuple[bool, uuid.UUID | None]] = []
+        referred, payment = refer(host, referrer), f"pay_{round_}"
+        created: list[bool] = []
+
+        def deliver_it(
+            number: int,
+            referred: t.Any = referred,
+            payment: str = payment,
+            created: list[bool] = created,
+        ) -> None:
+            outcome = deliver(
+                host,
+                kind="purchase",
+                # Delivered more than once, and told of by more than one event.
+                id=f"{payment} {number % 8}",
+                payment_id=payment,
+                membership_id="mem",
+                user=referred,
+            )
+            assert outcome in ("converted", "already_converted", "duplicate")
+            created.append(outcome == "converted")
 
         def call(
             number: int,
             referred: t.Any = referred,
-            round_: int = round_,
-            results: t.Any = results,
+            payment: str = payment,
+            created: list[bool] = created,
         ) -> None:
-            membership = f"mem_{round_}_{number % 2}"
-            if number % 4 < 2:
-                outcome = deliver(
-                    host,
-                    kind="purchase",
-                    id=f"{membership} {number % 8}",
-                    membership_id=membership,
-                    user=referred,
-                )
-                assert outcome in ("converted", "already_converted", "duplicate")
-                results.append((outcome == "converted", None))
-                return
             with host.app.app_context():
-                result = host.referral.convert(referred, membership)
+                result = host.referral.convert(referred, "mem", payment_id=payment, provider="json")
                 host.db.session.commit()
                 assert result.conversion is not None and result.bonus_cents == 1000
-                results.append((result.created, result.conversion.id))
+                assert [reward.payment_id for reward in result.rewards] == [payment]
+                created.append(result.created)
 
-        at_once([lambda number=number: call(number) for number in range(threads)])
-        assert len(results) == threads
-        assert sum(created for created, _ in results) == 1
-        assert len({id for _, id in results if id is not None}) == 1
-    assert len(check(host)) == rounds
+        at_once(
+            [
+                functools.partial(call if number % 2 else deliver_it, number)
+                for number in range(threads)
+            ]
+        )
+        assert (len(created), sum(created)) == (threads, 1)
+    assert len(check(host).rewards) == rounds
     assert balance(host, referrer) == 1000 * rounds
 
 
+@pytest.mark.parametrize("renewals", [0, 2])
 @pytest.mark.parametrize(("threads", "rounds"), [SHORT, DEEP])
-def test_many_referred_users_of_one_referrer(
+def test_no_more_payments_of_a_user_earn_than_may(
+    make_postgresql: MakeHost, threads: int, rounds: int, renewals: int
+) -> None:
+    host = make_postgresql(**pool(threads), REFERRAL_RENEWALS=renewals)
+    referrer = host.add_user()
+    for round_ in range(rounds):
+        referred = refer(host, referrer)
+        reasons: list[str] = []
+
+        def buy(
+            number: int,
+            referred: t.Any = referred,
+            round_: int = round_,
+            reasons: list[str] = reasons,
+        ) -> None:
+            with host.app.app_context():
+                payment = f"pay_{round_}_{number}"
+                result = host.referral.convert(referred, f"mem_{number % 3}", payment_id=payment)
+                host.db.session.commit()
+                reasons.append(result.reason)
+
+        at_once([functools.partial(buy, number) for number in range(threads)])
+        assert collections.Counter(reasons) == collections.Counter(
+            converted=1, renewed=renewals, already_converted=threads - renewals - 1
+        )
+    numbers = collections.Counter(row.number for row in check(host).rewards.values())
+    assert numbers == dict.fromkeys(range(1, renewals + 2), rounds)
+    assert balance(host, referrer) == 1000 * (renewals + 1) * rounds
+
+
+@pytest.mark.parametrize(("threads", "rounds"), [SHORT, DEEP])
+def test_the_balance_is_right_when_many_buy_at_once(
     make_postgresql: MakeHost, threads: int, rounds: int
 ) -> None:
     host = make_postgresql(**pool(threads))
     referrer = host.add_user()
     for _ in range(rounds):
         _buy_at_once(host, referrer, threads)
-    assert len(check(host)) == threads * rounds
+    assert len(check(host).rewards) == threads * rounds
     assert balance(host, referrer) == 1000 * threads * rounds
 
 
@@ -160,11 +175,12 @@ def _buy_at_once(host: Host, referrer: t.Any, threads: int) -> None:
             host.db.session.commit()
 
     users = [refer(host, referrer) for _ in range(threads)]
-    at_once([lambda user=user: buy(user) for user in users])
+    at_once([functools.partial(buy, user) for user in users])
 
 
-def test_refund_and_purchase(make_postgresql: MakeHost) -> None:
-    """Neither misses the other: the purchase waits for the refund, or the other way round."""
+@pytest.mark.parametrize("by", ["payment", "membership"])
+def test_refund_and_purchase_see_each_other(make_postgresql: MakeHost, by: str) -> None:
+    """The purchase waits for the refund, or the other way round."""
     host = make_postgresql()
     referrer = host.add_user()
     for number in range(20):
@@ -172,87 +188,119 @@ def test_refund_and_purchase(make_postgresql: MakeHost) -> None:
 
         def buy(number: int = number, referred: t.Any = referred) -> None:
             with host.app.app_context():
-                host.referral.convert(referred, f"mem_{number}")
+                host.referral.convert(referred, f"mem_{number}", payment_id=f"pay_{number}")
                 host.db.session.commit()
 
         def refund(number: int = number) -> None:
+            payment = f"pay_{number}" if by == "payment" else None
             with host.app.app_context():
-                host.referral.reverse(f"mem_{number}", reason="refund")
+                host.referral.reverse(f"mem_{number}", reason="refund", payment_id=payment)
                 host.db.session.commit()
 
         at_once([buy, refund])
         assert balance(host, referrer) == 0
+    assert {row.status for row in check(host).rewards.values()} == {"reversed"}
+
+
+class _Known:
+    """What was told of a payment besides its purchase."""
+
+    def __init__(self) -> None:
+        self.refunds: dict[str, Fraction] = {}
+        self.dispute: set[str] = set()
+
+    def due(self) -> Fraction:
+        if self.dispute == {"dispute_opened"}:
+            return Fraction(1)
+        return min(Fraction(1), sum(self.refunds.values(), Fraction(0)))
 
 
 @pytest.mark.parametrize(("threads", "rounds"), [SHORT, DEEP])
-def test_everything_mixed(make_postgresql: MakeHost, threads: int, rounds: int) -> None:
-    """Users who refer each other in circles, both sides paid: every order of locks occurs."""
+def test_every_order_of_locks_ends_in_the_right_amounts(
+    make_postgresql: MakeHost, threads: int, rounds: int
+) -> None:
+    """Users who refer each other, both sides paid, two payments each, facts before them."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    host = make_postgresql(reward_policy=lambda purchase: Reward(1000, 250), **pool(threads))
-    host.referral.webhook("json")(read_json)
+    host = listen(
+        make_postgresql(
+            reward_policy=lambda purchase: Reward(1000, 250),
+            REFERRAL_RENEWALS=None,
+            **pool(threads),
+        )
+    )
     host.referral.identity_loader(lambda: request.headers.get("X-User"))
-    for round_ in range(rounds):
+    for _ in range(rounds):
         users = [host.add_user() for _ in range(12)]
         codes = {user: make_code(host, user) for user in users[:8]}
-        known: dict[str, Facts] = {f"mem_{round_}_{user}": Facts() for user in users}
+        payments = [(user, f"pay_{user}_{number}") for user in users for number in range(2)]
+        known = {payment: _Known() for _, payment in payments}
 
-        def generate(user: t.Any, _: random.Random) -> None:
+        def generate(chance: random.Random, users: t.Any = users) -> None:
+            user = chance.choice(users)
             answer = host.client().post("/api/referral/generate", headers={"X-User": str(user)})
             assert answer.status_code == 200, answer.get_data(as_text=True)
 
-        def click(user: t.Any, chance: random.Random, codes: t.Any = codes) -> None:
+        def click(chance: random.Random, codes: t.Any = codes) -> None:
             code = chance.choice(list(codes.values()))
             assert browser(host).get(f"/r/{code}").status_code == 302
 
-        def attribute(user: t.Any, chance: random.Random, codes: t.Any = codes) -> None:
-            code = codes[chance.choice(list(codes))]
+        def attribute(chance: random.Random, users: t.Any = users, codes: t.Any = codes) -> None:
             with host.app.test_request_context():
-                host.referral.attribute(user, code=code)
+                host.referral.attribute(
+                    chance.choice(users), code=chance.choice(list(codes.values()))
+                )
                 host.db.session.commit()
 
-        def convert(user: t.Any, chance: random.Random, round_: int = round_) -> None:
-            membership = f"mem_{round_}_{user}"
+        def convert(chance: random.Random, payments: t.Any = payments) -> None:
+            user, payment = chance.choice(payments)
             if chance.random() < 0.5:
-                id = f"{membership} {chance.randrange(3)}"
-                deliver(host, kind="purchase", id=id, membership_id=membership, user=user)
+                deliver(
+                    host,
+                    kind="purchase",
+                    id=f"{payment} {chance.randrange(3)}",
+                    payment_id=payment,
+                    membership_id=f"mem_{user}",
+                    user=user,
+                )
                 return
-            with host.app.app_context():
-                host.referral.convert(user, membership)
-                host.db.session.commit()
+            _convert(host, user, payment)
 
-        def refund(
-            user: t.Any, chance: random.Random, round_: int = round_, known: t.Any = known
-        ) -> None:
-            membership = f"mem_{round_}_{user}"
+        def refund(chance: random.Random, payments: t.Any = payments, known: t.Any = known) -> None:
+            user, payment = chance.choice(payments)
             number = chance.randrange(3)
-            known[membership].refunds[str(number)] = Fraction(number + 1, 7)
+            known[payment].refunds[str(number)] = Fraction(number + 1, 7)
             deliver(
                 host,
                 kind="refund",
-                id=f"refund {membership} {chance.random()}",
-                membership_id=membership,
+                id=f"refund {payment} {chance.random()}",
+                payment_id=payment,
+                membership_id=chance.choice((None, f"mem_{user}")),
                 reference=str(number),
                 amount_cents=number + 1,
                 total_cents=7,
             )
 
         def dispute(
-            user: t.Any, chance: random.Random, round_: int = round_, known: t.Any = known
+            chance: random.Random, payments: t.Any = payments, known: t.Any = known
         ) -> None:
-            membership = f"mem_{round_}_{user}"
-            won = chance.random() < 0.7
-            (known[membership].won if won else known[membership].opened).add("d")
-            deliver(
-                host,
-                kind="dispute_won" if won else "dispute_opened",
-                id=f"dispute {membership} {chance.random()}",
-                membership_id=membership,
-                reference="d",
-            )
+            _, payment = chance.choice(payments)
+            kind, at = chance.choice((("dispute_opened", OPENED), ("dispute_won", WON)))
+            known[payment].dispute.add(kind)
+            with host.app.app_context():
+                fact = facts.Fact(
+                    kind=facts.Kind(kind),
+                    provider="json",
+                    payment_id=payment,
+                    id="d",
+                    occurred_at=at,
+                )
+                reversals.apply(transaction(host), fact)
+                host.db.session.commit()
 
-        def host_books(user: t.Any, chance: random.Random) -> None:
+        def host_books(chance: random.Random, users: t.Any = users) -> None:
+            user = chance.choice(users)
             with host.app.app_context():
                 own = sa.select(host.User.id).filter_by(id=user)
                 host.db.session.execute(own.with_for_update(key_share=True))
@@ -268,58 +316,60 @@ def test_everything_mixed(make_postgresql: MakeHost, threads: int, rounds: int) 
 
         actions = [generate, click, attribute, convert, convert, refund, dispute, host_books]
 
-        def run(seed: int, users: t.Any = users, actions: t.Any = actions) -> None:
+        def run(seed: int, actions: t.Any = actions) -> None:
             chance = random.Random(seed)
             for _ in range(8):
-                chance.choice(actions)(chance.choice(users), chance)
+                chance.choice(actions)(chance)
 
         seeds = [chance.randrange(2**32) for _ in range(threads)]
-        at_once([lambda seed=seed: run(seed) for seed in seeds])
-        for user in users:
+        at_once([functools.partial(run, seed) for seed in seeds])
+        for user, payment in payments:
             # Purchases that came before their sign-up were not referred then.
-            with host.app.app_context():
-                host.referral.convert(user, f"mem_{round_}_{user}")
-                host.db.session.commit()
-        for membership, referrer, referred, status, *amounts in check(host):
-            if membership not in known:
+            _convert(host, user, payment)
+        for (_, payment, role), row in check(host).rewards.items():
+            if payment not in known:
                 continue
-            part = known[membership].due(1000)
-            assert amounts == [1000, int(1000 * part + HALF), 250, int(250 * part + HALF), 0]
-            assert status == ("reversed" if part == 1 else "credited")
-            assert referrer in codes and referred in users
+            part, cents = known[payment].due(), 1000 if role == "referrer" else 250
+            assert (row.cents, row.shortfall_cents) == (cents, 0)
+            assert row.reversed_cents == int(cents * part + HALF)
+            assert row.status == ("reversed" if part == 1 else "credited")
+
+
+def _convert(host: Host, user: t.Any, payment: str) -> None:
+    with host.app.app_context():
+        host.referral.convert(user, f"mem_{user}", payment_id=payment, provider="json")
+        host.db.session.commit()
 
 
 def test_void_and_refund_wait_in_the_same_order(make_postgresql: MakeHost) -> None:
-    """A refund that has the membership gets the wallet too, however long a void has waited."""
+    """A refund that has the payment gets the wallet too, however long a void has waited."""
     host = make_postgresql(REFERRAL_HOLD_DAYS=7)
     referrer = host.add_user()
-    referred = refer(host, referrer)
+    reward = _buy(host, refer(host, referrer))
     with host.app.app_context():
-        conversion = host.referral.convert(referred, "mem_1").conversion
-        host.db.session.commit()
-        assert conversion is not None
-        ledger = host.referral.state.ledger
-        facts.claim(ledger.session, ledger.models, "mem_1", facts.TOMBSTONE)
-        errors: list[BaseException] = []
+        tx = transaction(host)
+        claims.lock_payment(tx, reward.provider, reward.payment_id)
 
-        def void(id: uuid.UUID = conversion.id) -> None:
+        def void() -> None:
             with host.app.app_context():
-                try:
-                    maturity.void(host.referral.state.ledger, id)
-                    host.db.session.commit()
-                except BaseException as error:
-                    errors.append(error)
+                maturity.void(transaction(host), reward.id, reward.created_at)
+                host.db.session.commit()
 
-        thread = threading.Thread(target=void)
-        thread.start()
+        job = Job(void)
         _until_somebody_waits(host)
         host.db.session.execute(sa.text("SET LOCAL lock_timeout = '1s'"))
-        wallet.lock(host.db.session, ledger.models, [referrer])
+        wallet.lock(tx.db, tx.models, [referrer])
         host.db.session.commit()
-        thread.join()
-        assert errors == []
-        host.db.session.refresh(conversion)
-        assert conversion.status == "void"
+        job.finish()
+    assert [row.status for row in check(host).rewards.values()] == ["void"]
+
+
+def _buy(host: Host, user: t.Any) -> t.Any:
+    """Let a referred user buy; return the row of the referrer's reward."""
+    with host.app.app_context():
+        host.referral.convert(user, f"mem_{user}")
+        host.db.session.commit()
+    return check(host).rewards["host", f"mem_{user}", "referrer"]
 
 
 @pytest.mark.parametrize("referrer_first", [True, False])
@@ -334,28 +384,16 @@ def test_wallets_are_locked_in_the_order_of_their_keys(
     with host.app.test_request_context():
         host.referral.attribute(referred, code=code)
         host.db.session.commit()
-    errors: list[BaseException] = []
-
-    def convert() -> None:
-        with host.app.app_context():
-            try:
-                host.referral.convert(referred, "mem_1")
-                host.db.session.commit()
-            except BaseException as error:
-                errors.append(error)
-
     with host.app.app_context():
         lock = sa.select(host.User.id).with_for_update(key_share=True, nowait=True)
         host.db.session.execute(lock.filter_by(id=users[0])).one()
-        thread = threading.Thread(target=convert)
-        thread.start()
+        job = Job(lambda: _convert(host, referred, "pay_1"))
         _until_somebody_waits(host)
         try:
             assert host.db.session.execute(lock.filter_by(id=users[1])).one()
         finally:
             host.db.session.rollback()
-            thread.join()
-    assert errors == []
+            job.finish()
     assert (balance(host, referrer), balance(host, referred)) == (1000, 250)
 
 
@@ -364,7 +402,7 @@ def _until_somebody_waits(host: Host) -> None:
         "SELECT count(*) FROM pg_stat_activity "
         "WHERE wait_event_type = 'Lock' AND datname = current_database()"
     )
-    end = monotonic() + 60
+    end = monotonic() + PATIENCE
     with host.db.engine.connect() as connection:
         while not connection.scalar(waiting):
             connection.rollback()
@@ -372,20 +410,17 @@ def _until_somebody_waits(host: Host) -> None:
             sleep(0.01)
 
 
-@pytest.mark.parametrize("interruption", ["refund", "void", "mature", "removal"])
-def test_what_happens_before_mature_has_the_wallets(
-    make: MakeHost, monkeypatch: pytest.MonkeyPatch, interruption: str
+@pytest.mark.parametrize(
+    ("interruption", "credited"), [("refund", 2), ("void", 3), ("mature", 0), ("removal", 3)]
+)
+def test_what_happens_before_mature_has_the_wallets_counts(
+    make: MakeHost, monkeypatch: pytest.MonkeyPatch, interruption: str, credited: int
 ) -> None:
     """It read what was due, and credits what still is when it has the wallets."""
     host = make(REFERRAL_HOLD_DAYS=1, reward_policy=lambda purchase: Reward(1000, 300))
     referrer = host.add_user()
-    users = [refer(host, referrer) for _ in range(2)]
-    with host.app.app_context():
-        made = [host.referral.convert(user, f"mem_{user}").conversion for user in users]
-        host.db.session.commit()
-        first, second = made
-        assert first is not None and second is not None
-        id, due = first.id, as_utc(t.cast(t.Any, second.available_at))
+    first, _ = (_buy(host, refer(host, referrer)) for _ in range(2))
+    due = as_utc(first.available_at) + dt.timedelta(minutes=5)
     lock = wallet.lock
     interrupted: list[bool] = []
 
@@ -399,23 +434,23 @@ def test_what_happens_before_mature_has_the_wallets(
 
     def somebody_else() -> None:
         with host.app.app_context():
-            ledger = host.referral.state.ledger
             if interruption == "refund":
-                host.referral.reverse(f"mem_{users[0]}", reason="refund")
+                host.referral.reverse(first.membership_id, reason="refund")
             elif interruption == "void":
-                maturity.void(ledger, id)
+                maturity.void(transaction(host), first.id, due)
             elif interruption == "mature":
-                assert maturity.mature(ledger, due) == 2
+                assert maturity.mature(transaction(host), due) == 4
             else:
-                table = ledger.models.ReferralConversion
-                host.db.session.execute(sa.delete(table).where(table.id == id))
+                table = host.referral.models.ReferralReward.__table__
+                host.db.session.execute(sa.delete(table).where(table.c.id == first.id))
+                conversion = host.referral.models.ReferralConversion.__table__
+                host.db.session.execute(sa.delete(conversion).where(conversion.c.id == first.id))
             host.db.session.commit()
 
     with host.app.app_context():
-        credited = maturity.mature(host.referral.state.ledger, due)
+        assert maturity.mature(transaction(host), due) == credited
         host.db.session.commit()
-    assert credited == (0 if interruption == "mature" else 1)
-    assert len(check(host)) == (1 if interruption == "removal" else 2)
+    assert len(check(host).rewards) == (3 if interruption == "removal" else 4)
     assert balance(host, referrer) == (2000 if interruption == "mature" else 1000)
 
 
@@ -424,6 +459,7 @@ def test_nobody_writes_to_sqlite_once_mature_has_the_lock(
 ) -> None:
     host = make_sqlite(REFERRAL_HOLD_DAYS=1)
     referrer = host.add_user()
+    reward = _buy(host, refer(host, referrer))
     lock = wallet.lock
     refused: list[str] = []
 
@@ -431,36 +467,29 @@ def test_nobody_writes_to_sqlite_once_mature_has_the_lock(
         lock(*args, **options)
         other = sqlite3.connect(str(sa.make_url(sqlite_url).database), timeout=0)
         with contextlib.closing(other), pytest.raises(sqlite3.OperationalError) as error:
-            other.execute("DELETE FROM referral_conversions")
+            other.execute("DELETE FROM referral_rewards")
         refused.append(str(error.value))
 
     with host.app.app_context():
-        conversion = host.referral.convert(refer(host, referrer), "mem_1").conversion
-        host.db.session.commit()
-        assert conversion is not None and conversion.available_at is not None
-        due = as_utc(conversion.available_at)
-    with host.app.app_context():
         monkeypatch.setattr(wallet, "lock", lock_and_try)
-        assert maturity.mature(host.referral.state.ledger, due) == 1
+        assert maturity.mature(transaction(host), as_utc(reward.available_at)) == 1
         host.db.session.commit()
     assert refused == ["database is locked"]
     assert balance(host, referrer) == 1000
 
 
-def test_released_twice_at_once(make_postgresql: MakeHost) -> None:
+def test_a_reward_that_eight_reviewers_release_is_credited_once(
+    make_postgresql: MakeHost,
+) -> None:
     host = make_postgresql(REFERRAL_VELOCITY_LIMIT=0, **pool(8))
     referrer = host.add_user()
-    with host.app.app_context():
-        conversion = host.referral.convert(refer(host, referrer), "mem_1").conversion
-        host.db.session.commit()
-        assert conversion is not None
-        id, now = conversion.id, conversion.converted_at
+    reward = _buy(host, refer(host, referrer))
     refused: list[str] = []
 
     def release() -> None:
         with host.app.app_context():
             try:
-                maturity.release(host.referral.state.ledger, id, now)
+                maturity.release(transaction(host), reward.id, reward.available_at)
                 host.db.session.commit()
             except ReferralError as error:
                 refused.append(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import socket
@@ -17,15 +18,15 @@ import pytest
 import sqlalchemy as sa
 from flask import request
 
-from ..conversions.test_convert import balance
-from ..conversions.test_convert import refer
 from ..hosts import Host
+from ..money import at_once
+from ..money import balance
+from ..money import refer
 from ..visiting import browser
 from ..visiting import COOKIE
 from .audit import audit
-from .test_barriers import at_once
-from .test_barriers import deliver
-from .writer import read_json
+from .sales import deliver
+from .sales import listen
 
 # Not in the PATH of users who are not administrators.
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -126,8 +127,7 @@ def make(
 ) -> Host:
     options = driver | options
     url = sa.make_url(url).set(drivername=options.pop("drivername")).render_as_string(False)
-    host = host_on(url, **options)
-    host.referral.webhook("json")(read_json)
+    host = listen(host_on(url, **options))
     host.referral.identity_loader(lambda: request.headers.get("X-User"))
     return host
 
@@ -147,13 +147,13 @@ def test_the_life_of_a_referral(
     user = host.add_user()
     with host.app.test_request_context(headers={"Cookie": f"{COOKIE}={cookie.value}"}):
         assert host.referral.attribute(user).reason == "attributed"
-        assert host.referral.convert(user, "mem_1").reason == "converted"
+        assert host.referral.convert(user, "mem_1", provider="json").reason == "converted"
         host.db.session.commit()
     purchase = {"kind": "purchase", "id": "e1", "membership_id": "mem_1", "user": user}
     assert deliver(host, **purchase) == "already_converted"
     assert deliver(host, **purchase) == "duplicate"
     with host.app.app_context():
-        result = host.referral.reverse("mem_1", reason="refund", amount_cents=400)
+        result = host.referral.reverse("mem_1", reason="refund", provider="json", amount_cents=400)
         host.db.session.commit()
         assert result.reversed_cents == 400
     answer = host.client().get("/api/referral/stats", headers={"X-User": str(referrer)})
@@ -170,7 +170,7 @@ def test_the_life_of_a_referral(
             host.referral.reverse(f"mem_{user}", reason="refund", amount_cents=250)
             host.db.session.commit()
 
-    at_once([lambda user=user: buy_and_refund(user) for user in users])
+    at_once([functools.partial(buy_and_refund, user) for user in users])
     with host.app.app_context():
         audit(host.db.session, host)
     assert balance(host, referrer) == 600 + 12 * 750
@@ -186,7 +186,12 @@ def test_no_role_stays_behind(
     users = [first.add_user() for _ in range(2)]
     with first.app.app_context():
         session = first.db.session
-        for table in ("referral_codes", "referral_clicks", "referral_conversions"):
+        for table in (
+            "referral_codes",
+            "referral_clicks",
+            "referral_conversions",
+            "referral_rewards",
+        ):
             session.execute(sa.text(f"GRANT SELECT ON {table} TO {role}"))
         for user in users:
             first.referral.get_or_create_code(user)

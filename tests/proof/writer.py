@@ -8,7 +8,6 @@ step again up to that sale, as providers deliver again, and ends.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -18,12 +17,10 @@ from time import sleep
 
 import sqlalchemy as sa
 
-from flask_referral.payments.handling import Headers
-from flask_referral.payments.handling import Kind
-from flask_referral.payments.handling import WebhookEvent
-
 from ..hosts import Host
 from ..hosts import make_host
+from .sales import listen
+from .sales import post
 
 WRITERS = 8
 REFERRERS = 3
@@ -32,18 +29,8 @@ BONUS = 1000
 
 def make(url: str) -> Host:
     """Return the host that writers and the test share."""
-    host = make_host(
-        url,
-        SQLALCHEMY_ENGINE_OPTIONS={"pool_size": WRITERS, "max_overflow": 0},
-    )
-    host.referral.webhook("json")(read_json)
-    return host
-
-
-def read_json(body: bytes, headers: Headers) -> WebhookEvent:
-    """Read the fields of an event: a provider without signatures."""
-    fields = json.loads(body)
-    return WebhookEvent(**(fields | {"kind": Kind(fields["kind"])}))
+    options = {"pool_size": WRITERS, "max_overflow": 0}
+    return listen(make_host(url, SQLALCHEMY_ENGINE_OPTIONS=options, REFERRAL_RENEWALS=None))
 
 
 def referrer_name(writer: int, number: int) -> str:
@@ -52,7 +39,7 @@ def referrer_name(writer: int, number: int) -> str:
 
 
 def taken_back(number: int) -> int:
-    """Return how much of a sale's bonus is taken back in the end, in cents."""
+    """Return how much of a sale's first bonus is taken back in the end, in cents."""
     return {0: BONUS // 2, 1: BONUS, 2: 0, 3: 0}[number % 4]
 
 
@@ -67,7 +54,7 @@ class _Writer:
     def run(self, last: int | None) -> None:
         sale = 0
         while last is None or sale <= last:
-            for step in (self.sign_up, self.buy, self.take_back):
+            for step in (self.sign_up, self.buy, self.renew, self.take_back):
                 line = f"{step.__name__} mem_{self.number}_{sale}"
                 if last is not None or line not in self.done:
                     self.insist(step, sale)
@@ -109,23 +96,40 @@ class _Writer:
                 # The host's own order, in the same transaction.
                 if session.scalar(sa.select(self.host.User.id).filter_by(name=membership)) is None:
                     session.add(self.host.User(name=membership))
-                self.host.referral.convert(user, membership)
+                self.host.referral.convert(user, membership, provider="json")
                 session.commit()
                 return
         self.deliver(kind="purchase", id=membership, membership_id=membership, user=user)
+
+    def renew(self, sale: int) -> None:
+        membership, payment = f"mem_{self.number}_{sale}", f"pay_{self.number}_{sale}"
+        with self.host.app.app_context():
+            user = self.user(sale).id
+            if sale % 2:
+                self.host.referral.convert(user, membership, payment_id=payment, provider="json")
+                self.host.db.session.commit()
+                return
+        self.deliver(
+            kind="purchase",
+            id=payment,
+            payment_id=payment,
+            membership_id=membership,
+            user=user,
+        )
 
     def take_back(self, sale: int) -> None:
         membership = f"mem_{self.number}_{sale}"
         cents = taken_back(sale)
         if cents == BONUS:
             with self.host.app.app_context():
-                self.host.referral.reverse(membership, reason="refund")
+                self.host.referral.reverse(membership, reason="refund", provider="json")
                 self.host.db.session.commit()
         elif cents:
             self.deliver(
                 kind="refund",
                 id=f"refund of {membership}",
                 membership_id=membership,
+                reference=f"refund of {membership}",
                 amount_cents=30,
                 total_cents=30 * BONUS // cents,
             )
@@ -135,7 +139,7 @@ class _Writer:
         return self.host.db.session.scalars(query).one_or_none()
 
     def deliver(self, **fields: t.Any) -> None:
-        response = self.host.client().post("/api/referral/webhooks/json", json=fields)
+        response = post(self.host, **fields)
         if response.status_code == 503:
             raise ConnectionError
         if response.status_code != 200:
