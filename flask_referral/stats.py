@@ -154,8 +154,8 @@ def _conversions(models: Models, dialect: str) -> sa.Select[t.Any]:
     begin = sa.bindparam("begin", type_=days.type_of(dialect))
     in_series = days.column(reward.created_at, dialect) >= begin
     status, taken = reward.status, reward.reversed_cents
-    paid = status.in_(PAID)
-    waiting = status.in_((RewardStatus.pending, RewardStatus.held))
+    paid = status.in_(sql.words(*PAID))
+    waiting = status.in_(sql.words(RewardStatus.pending, RewardStatus.held))
     qualified = sa.and_(reward.number == 1, status != RewardStatus.void)
     rows = (
         sa.select(

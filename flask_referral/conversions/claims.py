@@ -116,14 +116,14 @@ def _claim_both(models: Models, dialect: str) -> t.Any:
         [
             {
                 **common,
-                "kind": sa.literal_column(f"'{Kind.membership}'"),
+                "kind": sql.word(Kind.membership),
                 "event_id": membership,
                 "payment_id": sa.null(),
-                "outcome": sa.literal_column(f"'{KNOWN}'"),
+                "outcome": sql.word(KNOWN),
             },
             {
                 **common,
-                "kind": sa.literal_column(f"'{Kind.payment}'"),
+                "kind": sql.word(Kind.payment),
                 "event_id": payment,
                 "payment_id": payment,
                 "outcome": _new("outcome"),
@@ -138,7 +138,7 @@ def _claim(models: Models, dialect: str) -> t.Any:
         "provider": _new("provider"),
         "kind": _new("kind"),
         "event_id": _new("id"),
-        "outcome": sa.literal_column(f"'{KNOWN}'"),
+        "outcome": sql.word(KNOWN),
     }
     return _upsert(models, dialect, [row])
 

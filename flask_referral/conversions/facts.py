@@ -223,7 +223,7 @@ def _record(models: Models, dialect: str) -> t.Any:
     new = insert.excluded
     has_no_id = sa.func.coalesce(event.c.reference, "") == sa.func.coalesce(event.c.payment_id, "")
     is_news = sa.or_(
-        sa.and_(event.c.kind.in_(DISPUTES), event.c.occurred_at < new.occurred_at),
+        sa.and_(event.c.kind.in_(sql.words(*DISPUTES)), event.c.occurred_at < new.occurred_at),
         sa.and_(has_no_id, event.c.amount_cents.is_not(None), new.amount_cents.is_(None)),
     )
     return insert.on_conflict_do_update(
@@ -271,7 +271,7 @@ def _take_waiting(models: Models, dialect: str) -> t.Any:
             event.c.provider == sql.parameter("provider", event.c.provider),
             event.c.membership_id == sql.parameter("membership", event.c.membership_id),
             event.c.payment_id.is_(None),
-            event.c.kind.in_((Kind.refund, *DISPUTES)),
+            event.c.kind.in_(sql.words(Kind.refund, *DISPUTES)),
         )
         .returning(
             event.c.kind,
@@ -292,5 +292,5 @@ def _facts(models: Models, dialect: str) -> sa.Select[t.Any]:
     ).where(
         event.provider == sql.parameter("provider", event.provider),
         event.payment_id == sql.parameter("payment", event.payment_id),
-        event.kind.in_(_KEPT),
+        event.kind.in_(sql.words(*_KEPT)),
     )

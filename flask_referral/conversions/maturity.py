@@ -150,7 +150,7 @@ def _get(rows: t.Sequence[Row], reward_id: uuid.UUID) -> Row:
 def _is_due(models: Models) -> sa.ColumnElement[bool]:
     reward = models.ReferralReward.__table__.c
     return sa.and_(
-        reward.status == sa.literal_column(f"'{RewardStatus.pending}'"),
+        reward.status == sql.word(RewardStatus.pending),
         reward.available_at <= sql.parameter("now", reward.available_at),
     )
 

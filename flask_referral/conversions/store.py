@@ -131,7 +131,7 @@ _SHARED = (
 def _live(models: Models, user: sa.BindParameter[t.Any]) -> sa.ColumnElement[bool]:
     """The rewards of a referred user's payments that are not taken back whole."""
     reward = models.ReferralReward.__table__.c
-    return sa.and_(reward.referred_user_id == user, reward.status.not_in(GONE))
+    return sa.and_(reward.referred_user_id == user, reward.status.not_in(sql.words(*GONE)))
 
 
 @sql.statement
@@ -152,7 +152,7 @@ def _look(models: Models, dialect: str) -> sa.Select[t.Any]:
     )
     outcome = sa.select(event.outcome).where(
         event.provider == sql.parameter("provider", event.provider),
-        event.kind == sa.literal_column(f"'{Kind.payment}'"),
+        event.kind == sql.word(Kind.payment),
         event.event_id == sql.parameter("payment", event.event_id),
     )
     return (
@@ -177,7 +177,7 @@ def _count_since(models: Models, dialect: str) -> sa.Select[t.Any]:
     reward = models.ReferralReward.__table__.c
     return sa.select(sa.func.count()).where(
         reward.user_id == sql.parameter("user", reward.user_id),
-        reward.role == sa.literal_column(f"'{RewardRole.referrer}'"),
+        reward.role == sql.word(RewardRole.referrer),
         reward.created_at >= sql.parameter("since", reward.created_at),
     )
 
@@ -263,7 +263,7 @@ def _rewards_insert(is_new: bool, number: int) -> sql.Statement:
                 **shared,
                 "id": _typed(f"new_id_{role}", reward.c.id, dialect),
                 "cents": _typed(f"new_cents_{role}", reward.c.cents, dialect),
-                "role": sa.cast(sa.literal_column(f"'{role}'"), sa.Text()),
+                "role": sa.cast(sql.word(role), sa.Text()),
                 "user_id": user_id,
                 "referred_user_id": bound.c.referred,
             }

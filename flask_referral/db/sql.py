@@ -79,12 +79,13 @@ class _Prepared:
         compiled = statement.compile(dialect=dialect)
         #: Left to SQLAlchemy, since a list makes another text of each length.
         self._with_list: t.Any = None
-        if any(bind.expanding and bind.value is None for bind in compiled.bind_names):
+        if any(bind.expanding for bind in compiled.bind_names):
             self._with_list = statement
             return
-        compiled = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
         self._text = str(compiled)
-        self._constants = dict(compiled.params)
+        self._constants = {
+            name: bind.value for bind, name in compiled.bind_names.items() if not bind.required
+        }
         self._positions: list[str] | None = compiled.positiontup if compiled.positional else None
         self._encoders: dict[str, t.Callable[[t.Any], t.Any]] = {}
         for bind, name in compiled.bind_names.items():
@@ -187,6 +188,16 @@ def insert(dialect: str, table: t.Any) -> t.Any:
 def parameter(name: str, column: sa.ColumnElement[t.Any]) -> sa.BindParameter[t.Any]:
     """Return a bound parameter of a column's type."""
     return sa.bindparam(name, type_=column.type)
+
+
+def word(value: str) -> sa.ColumnElement[str]:
+    """Return one of our own words, such as a status, as it stands in the SQL."""
+    return sa.literal_column(f"'{value}'", sa.Text())
+
+
+def words(*values: str) -> list[sa.ColumnElement[str]]:
+    """Return some of our own words, for an IN that is the same each time."""
+    return [word(value) for value in values]
 
 
 def sqlstate(error: sa.exc.DBAPIError) -> str | None:

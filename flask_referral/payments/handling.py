@@ -145,7 +145,7 @@ def _receive(models: Models, dialect: str) -> t.Any:
         .on_conflict_do_update(
             index_elements=[event.c.provider, event.c.kind, event.c.event_id],
             set_={"outcome": Outcome.received},
-            where=event.c.outcome.in_(RETRIED),
+            where=event.c.outcome.in_(sql.words(*RETRIED)),
         )
         .returning(event.c.event_id)
     )
