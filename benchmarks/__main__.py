@@ -70,6 +70,7 @@ def _in_process(
     url: str, work: Work, only: t.Sequence[str], rounds: int, *, in_session: bool
 ) -> None:
     apps = {name: create(url, in_session=in_session) for name, create in APPS.items()}
+    without = ours.create_app(url, with_referral=False)
     print("| work | floor, ms | ours, ms | floor : ours | floor : ORM version |")
     print("| --- | --- | --- | --- | --- |")
     for workload in only:
@@ -78,8 +79,10 @@ def _in_process(
             name: _make(app, name + (" in session" if in_session else ""), work, workload)
             for name, app in apps.items()
         }
+        # What a page of the host's costs is to be compared with the same host without us.
+        compared = apps | ({"floor": without} if workload == "page" else {})
         for number in range(rounds + 1):
-            for name, app in apps.items():
+            for name, app in compared.items():
                 batch = [makes[name]() for _ in range(BATCH)]
                 took = measure.processor_time(app, batch)
                 # The first round fills caches.
@@ -92,7 +95,7 @@ def _in_process(
             f"| {ratios['ours']:.2f} | {ratios['orm']:.2f} |",
             flush=True,
         )
-    for app in apps.values():
+    for app in (*apps.values(), without):
         if "sqlalchemy" in app.extensions:
             with app.app_context():
                 app.extensions["sqlalchemy"].engine.dispose()

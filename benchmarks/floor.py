@@ -11,18 +11,21 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import hmac
+import json
 import time
 import typing as t
 import uuid
 
 import psycopg2
 import psycopg2.extensions
+import sqlalchemy as sa
 from flask import Flask
 from flask import jsonify
 from flask import redirect
 from flask import request
 from flask import Response
 from flask.typing import ResponseReturnValue
+from flask_sqlalchemy import SQLAlchemy
 from itsdangerous import BadSignature
 from itsdangerous import Signer
 from nanoid import generate
@@ -120,7 +123,7 @@ SELECT code.code,
             'signups', coalesce(daily.signups, 0),
             'conversions', coalesce(earned.conversions, 0),
             'earned_cents', coalesce(earned.earned, 0)) ORDER BY day)
-        FROM (SELECT (%(today)s::date - n) AS day FROM generate_series(0, %(days)s - 1) AS n) AS days
+        FROM (SELECT %(today)s::date - n AS day FROM generate_series(0, %(days)s - 1) AS n) AS days
         LEFT JOIN daily USING (day) LEFT JOIN earned USING (day))
 FROM referral_codes AS code WHERE code.user_id = %(user)s
 """
@@ -129,14 +132,23 @@ FROM referral_codes AS code WHERE code.user_id = %(user)s
 def create_app(url: str, *, in_session: bool = False) -> Flask:
     """Build it for a database.
 
-    :param in_session: whether each request's user is loaded first, on the same connection.
+    :param in_session: whether each request's user is loaded through Flask-SQLAlchemy's session
+        first, as Flask-Login does; everything else then goes over the session's connection.
     """
     app = Flask("floor")
+    db = SQLAlchemy()
+    users = sa.Table("users", db.metadata, sa.Column("id", sa.Integer, primary_key=True))
+    if in_session:
+        app.config["SQLALCHEMY_DATABASE_URI"] = url
+        app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"pool_size": 1}
+        db.init_app(app)
     signer = Signer(SECRET_KEY, b"visit", key_derivation="hmac", digest_method=hashlib.sha256)
     click_key = hmac.digest(SECRET_KEY.encode(), b"click id", "sha256")
     open_connections: list[psycopg2.extensions.connection] = []
 
-    def connection() -> psycopg2.extensions.connection:
+    def connection() -> t.Any:
+        if in_session:
+            return db.session.connection().connection
         # Opened by the process that uses it.
         if not open_connections:
             made = psycopg2.connect(dsn(url))
@@ -146,9 +158,11 @@ def create_app(url: str, *, in_session: bool = False) -> Flask:
         return open_connections[0]
 
     def first(sql: str, parameters: t.Any) -> t.Any:
-        with connection().cursor() as cursor:
-            cursor.execute(sql, parameters)
-            return cursor.fetchone()
+        cursor = connection().cursor()
+        cursor.execute(sql, parameters)
+        found = cursor.fetchone()
+        cursor.close()
+        return found
 
     @app.post("/api/referral/generate")
     def new_code() -> ResponseReturnValue:
@@ -162,6 +176,8 @@ def create_app(url: str, *, in_session: bool = False) -> Flask:
                 "ON CONFLICT DO NOTHING RETURNING code",
                 (user, generate(ALPHABET, 8)),
             ) or first("SELECT code FROM referral_codes WHERE user_id = %s", (user,))
+        if in_session:
+            db.session.commit()
         return _no_store(jsonify(code=row[0]))
 
     @app.get("/r/<code>")
@@ -212,7 +228,7 @@ def create_app(url: str, *, in_session: bool = False) -> Flask:
             "code": code,
             "cents": BONUS_CENTS,
             "now": dt.datetime.now(dt.UTC),
-            "metadata": '{"payment_id": "%s"}' % payment,
+            "metadata": json.dumps({"payment_id": payment}),
         }
         with connection().cursor() as cursor:
             try:
@@ -249,7 +265,7 @@ def create_app(url: str, *, in_session: bool = False) -> Flask:
     def log_in() -> None:
         user = request.headers.get("X-User")
         if user is not None:
-            first("SELECT id, name, created_at FROM users WHERE id = %s", (int(user),))
+            db.session.execute(sa.select(users).where(users.c.id == int(user))).first()
 
     if in_session:
         app.before_request(log_in)

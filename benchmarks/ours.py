@@ -16,11 +16,12 @@ from .config import BASE_URL
 from .config import SECRET_KEY
 
 
-def create_app(url: str, *, in_session: bool = False) -> Flask:
+def create_app(url: str, *, in_session: bool = False, with_referral: bool = True) -> Flask:
     """Build it for a database.
 
     :param in_session: whether each request's user is loaded through ``db.session`` first, as
         Flask-Login does.
+    :param with_referral: False for the same host without the extension.
     """
     db, referral = SQLAlchemy(), Referral()
     users = sa.Table(
@@ -54,7 +55,8 @@ def create_app(url: str, *, in_session: bool = False) -> Flask:
     )
     db.init_app(app)
     Migrate(app, db)
-    referral.init_app(app, db, user_model=users, wallet_model=wallet)
+    if with_referral:
+        referral.init_app(app, db, user_model=users, wallet_model=wallet)
 
     @referral.identity_loader
     def identity() -> str | None:

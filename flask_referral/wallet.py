@@ -126,13 +126,13 @@ def lockable(models: Models, dialect: str) -> sa.ColumnElement[bool]:
     return sa.func.has_any_column_privilege(table, "UPDATE", type_=sa.Boolean())
 
 
-def credit(db: sa.Connection, table: sa.Table, entries: t.Sequence[Entry]) -> None:
+def credit(db: sa.Connection, models: Models, table: sa.Table, entries: t.Sequence[Entry]) -> None:
     """Write rows that wallets gain by. One statement. The wallets have to be locked.
 
     :raises WalletRefused: where a rule of the wallet's own says no.
     """
     try:
-        db.execute(_rows(db, table, entries))
+        _write(db, models, table, entries)
     except sa.exc.DBAPIError as error:
         if not _is_refusal(error):
             raise
@@ -146,7 +146,7 @@ def credit(db: sa.Connection, table: sa.Table, entries: t.Sequence[Entry]) -> No
         ) from error
 
 
-def debit(db: sa.Connection, table: sa.Table, entry: Entry) -> int:
+def debit(db: sa.Connection, models: Models, table: sa.Table, entry: Entry) -> int:
     """Take what an entry says out of a wallet, or what the wallet lets us take.
 
     Where its rules refuse the whole, what there is is tried: the completed rows, where rows have
@@ -156,11 +156,13 @@ def debit(db: sa.Connection, table: sa.Table, entry: Entry) -> int:
     :return: what was taken, in cents.
     """
     wanted = -entry.amount_cents
-    if _try(db, table, entry):
+    if _try(db, models, table, entry):
         return wanted
     for there in _money(db, table, entry.user_id):
         # Refused although there is enough: the wallet has another reason, and keeps to it.
-        if 0 < there < wanted and _try(db, table, dataclasses.replace(entry, amount_cents=-there)):
+        if 0 < there < wanted and _try(
+            db, models, table, dataclasses.replace(entry, amount_cents=-there)
+        ):
             return there
     return 0
 
@@ -178,11 +180,11 @@ def _money(db: sa.Connection, table: sa.Table, user_id: t.Any) -> list[int]:
     return sorted(sums, reverse=True)
 
 
-def _try(db: sa.Connection, table: sa.Table, entry: Entry) -> bool:
+def _try(db: sa.Connection, models: Models, table: sa.Table, entry: Entry) -> bool:
     # A savepoint: the refused row must not cost the caller his transaction.
     savepoint = db.begin_nested()
     try:
-        db.execute(_rows(db, table, [entry]))
+        _write(db, models, table, [entry])
     except sa.exc.DBAPIError as error:
         savepoint.rollback()
         if not _is_refusal(error):
@@ -204,30 +206,51 @@ def _is_refusal(error: sa.exc.DBAPIError) -> bool:
     return bool(_RAISED.search(context.partition("\n")[0]))
 
 
-def _rows(db: sa.Connection, table: sa.Table, entries: t.Sequence[Entry]) -> sa.Insert:
-    return sa.insert(table).values([_row(db, table, entry) for entry in entries])
+def _write(db: sa.Connection, models: Models, table: sa.Table, entries: t.Sequence[Entry]) -> None:
+    statements: dict[int, sql.Statement] = table.info.setdefault("flask_referral", {})
+    number = len(entries)
+    if number not in statements:
+        statements[number] = _insert(table, number)
+    reference = columns_of(table)["reference_id"]
+    values: dict[str, t.Any] = {}
+    for index, entry in enumerate(entries):
+        values |= {
+            f"user_id_{index}": entry.user_id,
+            f"amount_cents_{index}": entry.amount_cents,
+            f"type_{index}": entry.type,
+            f"reference_id_{index}": _reference(reference, entry.reward_id),
+            f"description_{index}": entry.description,
+            f"metadata_{index}": entry.metadata,
+        }
+    statements[number](db, models, **values)
 
 
-def _row(db: sa.Connection, table: sa.Table, entry: Entry) -> dict[sa.Column[t.Any], t.Any]:
-    columns = columns_of(table)
-    values: dict[str, t.Any] = {
-        "user_id": entry.user_id,
-        "amount_cents": entry.amount_cents,
-        "type": entry.type,
-        "reference_type": REFERENCE_TYPE,
-        "reference_id": _reference(columns["reference_id"], entry.reward_id),
-    }
-    if "description" in columns:
-        values["description"] = entry.description
-    if "metadata" in columns and isinstance(columns["metadata"].type, sa.JSON):
-        values["metadata"] = entry.metadata
-    status = columns.get("status")
-    if status is not None and not (status.nullable or status.default or status.server_default):
-        values["status"] = COMPLETED
-    if "created_at" in columns and db.dialect.name == "postgresql":
-        # now() is when the transaction began, which may be before the wallet's last row.
-        values["created_at"] = sa.func.clock_timestamp()
-    return {columns[name]: value for name, value in values.items()}
+def _insert(table: sa.Table, number: int) -> sql.Statement:
+    """Return the INSERT of some rows into a wallet."""
+
+    def build(models: Models, dialect: str) -> sa.Insert:
+        columns = columns_of(table)
+        names = ["user_id", "amount_cents", "type", "reference_id"]
+        if "description" in columns:
+            names.append("description")
+        if "metadata" in columns and isinstance(columns["metadata"].type, sa.JSON):
+            names.append("metadata")
+        same: dict[sa.Column[t.Any], t.Any] = {columns["reference_type"]: REFERENCE_TYPE}
+        status = columns.get("status")
+        if status is not None and not (status.nullable or status.default or status.server_default):
+            same[status] = COMPLETED
+        if "created_at" in columns and dialect == "postgresql":
+            # now() is when the transaction began, which may be before the wallet's last row.
+            same[columns["created_at"]] = sa.func.clock_timestamp()
+        return sa.insert(table).values(
+            [
+                same
+                | {columns[name]: sql.parameter(f"{name}_{index}", columns[name]) for name in names}
+                for index in range(number)
+            ]
+        )
+
+    return sql.statement(build)
 
 
 def _reference(column: sa.Column[t.Any], reward_id: uuid.UUID) -> t.Any:

@@ -120,7 +120,7 @@ def credit(tx: Transaction, rows: t.Sequence[Row], *, owes: bool | None = None) 
     if tx.wallet is None or not paying:
         return
     entries = [_entry(row, row.due_cents, BONUS, _NAMES[row.role]) for row in paying]
-    wallet.credit(tx.db, tx.wallet, entries)
+    wallet.credit(tx.db, tx.models, tx.wallet, entries)
     if tx.settings.net_shortfall and owes is not False:
         for row in paying:
             _net(tx, row.user_id, row.due_cents)
@@ -131,7 +131,7 @@ def take(tx: Transaction, row: Row, cents: int) -> int:
     if tx.wallet is None:
         return cents
     description = f"{_NAMES[row.role]} taken back"
-    return wallet.debit(tx.db, tx.wallet, _entry(row, -cents, ADJUSTMENT, description))
+    return wallet.debit(tx.db, tx.models, tx.wallet, _entry(row, -cents, ADJUSTMENT, description))
 
 
 def give_back(tx: Transaction, row: Row, cents: int) -> None:
@@ -139,7 +139,7 @@ def give_back(tx: Transaction, row: Row, cents: int) -> None:
     if tx.wallet is None:
         return
     entry = _entry(row, cents, ADJUSTMENT, f"{_NAMES[row.role]} given back")
-    wallet.credit(tx.db, tx.wallet, [entry])
+    wallet.credit(tx.db, tx.models, tx.wallet, [entry])
     if tx.settings.net_shortfall:
         _net(tx, row.user_id, cents)
 
@@ -153,7 +153,7 @@ def _net(tx: Transaction, user_id: t.Any, cents: int) -> None:
             break
         description = f"{_NAMES[owed.role]} taken back, missing until now"
         entry = _entry(owed, -wanted, ADJUSTMENT, description)
-        taken = wallet.debit(tx.db, tx.wallet, entry)
+        taken = wallet.debit(tx.db, tx.models, tx.wallet, entry)
         if taken:
             save(
                 tx,

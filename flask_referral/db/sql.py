@@ -77,10 +77,11 @@ class _Prepared:
 
     def __init__(self, statement: t.Any, dialect: sa.Dialect) -> None:
         compiled = statement.compile(dialect=dialect)
-        #: Left to SQLAlchemy, since a list makes another text of each length.
-        self._with_list: t.Any = None
-        if any(bind.expanding for bind in compiled.bind_names):
-            self._with_list = statement
+        #: What is left to SQLAlchemy: a list makes another text of each length, and a default of
+        #: the host's own is asked for each row.
+        self._not_plain: t.Any = None
+        if any(bind.expanding for bind in compiled.bind_names) or compiled.insert_prefetch:
+            self._not_plain = statement
             return
         self._text = str(compiled)
         self._constants = {
@@ -103,8 +104,8 @@ class _Prepared:
         self._row: t.Any = _row_type(names)
 
     def execute(self, db: sa.Connection, values: dict[str, t.Any]) -> Rows:
-        if self._with_list is not None:
-            result = db.execute(self._with_list, values)
+        if self._not_plain is not None:
+            result = db.execute(self._not_plain, values)
             rows = Rows(result if result.returns_rows else ())
             rows.rowcount = result.rowcount
             return rows

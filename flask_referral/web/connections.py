@@ -48,7 +48,7 @@ def in_one_commit(
         return _commit_or_repeat(
             state, session, work_and_announce, lambda: _may_repeat(state, session)
         )
-    with state.autocommit_engine.connect() as connection:
+    with state.autocommit() as connection:
         result = _commit_or_repeat(state, connection, work, lambda: True)
     announce(result, None)
     return result
@@ -106,7 +106,7 @@ def reading(state: State) -> t.Iterator[sa.Connection]:
     if session is not None:
         yield state.models.connection(session)
     else:
-        with state.autocommit_engine.connect() as connection:
+        with state.autocommit() as connection:
             yield connection
 
 
@@ -122,7 +122,7 @@ def beside_host(state: State, session: Session | None) -> t.Iterator[sa.Connecti
     :param session: what :func:`held_session` returned.
     """
     if session is None:
-        with state.autocommit_engine.connect() as connection:
+        with state.autocommit() as connection:
             yield connection
         return
     untouched = _is_untouched(state, session)

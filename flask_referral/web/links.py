@@ -55,6 +55,9 @@ def follow(code: str) -> Response:
 
 def capture_from_query(response: Response) -> Response:
     """Treat a page that was asked for with ``?ref=CODE`` as a visit through the code."""
+    if not request.environ.get("QUERY_STRING"):
+        # Nearly every request of the host's; nothing else of ours runs on it.
+        return response
     try:
         code = _code_in_query(current_state(), response)
     except Exception:
