@@ -136,6 +136,7 @@ def create_app(url: str, *, in_session: bool = False) -> Flask:
         first, as Flask-Login does; everything else then goes over the session's connection.
     """
     app = Flask("floor")
+    app.secret_key = SECRET_KEY
     db = SQLAlchemy()
     users = sa.Table("users", db.metadata, sa.Column("id", sa.Integer, primary_key=True))
     if in_session:
