@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 
 import hypothesis.strategies as st
@@ -80,26 +81,28 @@ def test_every_check_is_found_and_nothing_else(
     table: tuple[str, list[tuple[str | None, str]]],
 ) -> None:
     sql, expected = table
-    connection = sqlite3.connect(":memory:")
-    try:
-        connection.execute(sql)
-    except sqlite3.Error:
-        assume(False)
-    stored, name = connection.execute("SELECT sql, name FROM sqlite_master").fetchone()
-    parsed = parse_table(stored)
-    assert [parsed.inside(check) for check in parsed.checks] == [inside for _, inside in expected]
-    assert [check.name is None for check in parsed.checks] == [n is None for n, _ in expected]
-    info = connection.execute("SELECT name FROM pragma_table_xinfo(?)", (name,)).fetchall()
-    assert [column.name for column in parsed.columns] == [row[0] for row in info]
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        try:
+            connection.execute(sql)
+        except sqlite3.Error:
+            assume(False)
+        stored, name = connection.execute("SELECT sql, name FROM sqlite_master").fetchone()
+        parsed = parse_table(stored)
+        assert [parsed.inside(check) for check in parsed.checks] == [
+            inside for _, inside in expected
+        ]
+        assert [check.name is None for check in parsed.checks] == [n is None for n, _ in expected]
+        info = connection.execute("SELECT name FROM pragma_table_xinfo(?)", (name,)).fetchall()
+        assert [column.name for column in parsed.columns] == [row[0] for row in info]
 
-    assert parsed.edited({}) == stored
-    edited = parsed.edited({c: f"({parsed.inside(c)}) OR 1 /* ours */" for c in parsed.checks})
-    connection.execute(f'DROP TABLE "{name.replace(chr(34), chr(34) * 2)}"')
-    connection.execute(edited)
-    again = parse_table(connection.execute("SELECT sql FROM sqlite_master").fetchone()[0])
-    restored = {c: again.inside(c)[1:].removesuffix(") OR 1 /* ours */") for c in again.checks}
-    assert again.edited(restored) == stored
-    connection.close()
+        assert parsed.edited({}) == stored
+        edited = parsed.edited({c: f"({parsed.inside(c)}) OR 1 /* ours */" for c in parsed.checks})
+        connection.execute(f'DROP TABLE "{name.replace(chr(34), chr(34) * 2)}"')
+        connection.execute(edited)
+        again = parse_table(connection.execute("SELECT sql FROM sqlite_master").fetchone()[0])
+        restored = {c: again.inside(c)[1:].removesuffix(") OR 1 /* ours */") for c in again.checks}
+        assert again.edited(restored) == stored
+        connection.close()
 
 
 @given(st.text(st.sampled_from("aC('\")[]`-/*\n, é\x00") | st.characters(), max_size=40))
