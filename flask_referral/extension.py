@@ -533,6 +533,12 @@ def _wallet_table(db: SQLAlchemy, models: Models, wallet_model: t.Any) -> sa.Tab
             f"The wallet table {table.fullname!r} has no column {', '.join(sorted(missing))}; "
             "wallet_model has to be the host's wallet_transactions."
         )
+    reference: t.Any = wallet.columns_of(table)["reference_id"].type
+    if isinstance(reference, sa.Integer) or (getattr(reference, "length", None) or 36) < 36:
+        raise ConfigurationError(
+            f"The column reference_id of the wallet table {table.fullname!r} cannot hold the id of "
+            "a reward, which is a UUID; make it a UUID, or text of 36 characters or more."
+        )
     declare_wallet_index(table)
     return table
 

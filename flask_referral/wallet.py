@@ -129,12 +129,12 @@ def lockable(models: Models, dialect: str) -> sa.ColumnElement[bool]:
 def credit(db: sa.Connection, models: Models, table: sa.Table, entries: t.Sequence[Entry]) -> None:
     """Write rows that wallets gain by. One statement. The wallets have to be locked.
 
-    :raises WalletRefused: where a rule of the wallet's own says no.
+    :raises WalletRefused: where a rule of the wallet's own, or of one of its columns, says no.
     """
     try:
         _write(db, models, table, entries)
     except sa.exc.DBAPIError as error:
-        if not _is_refusal(error):
+        if not (_is_refusal(error) or isinstance(error, sa.exc.IntegrityError | sa.exc.DataError)):
             raise
         rule = str(error.orig).strip().splitlines()[0]
         raise WalletRefused(

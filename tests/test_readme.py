@@ -62,12 +62,14 @@ def test_another_provider_runs_as_pasted(make_sqlite: MakeHost) -> None:
     host = make_sqlite()
     source = section("Webhooks").split("```python\n")[2].split("```")[0]
     secret = b"the shop's"
-    exec(compile(source, "app.py", "exec"), {"referral": host.referral, "SHOP_SECRET": secret})
+    assert 'SHOP_SECRET = b"..."' in source
+    source = source.replace('b"..."', repr(secret))
+    exec(compile(source, "app.py", "exec"), {"referral": host.referral})
     referrer = host.add_user()
     charge = {"charge": "ch_1", "amount": 3000, "currency": "EUR"}
     events = [
         charge | {"id": "1", "type": "charge.paid", "customer_reference": refer(host, referrer)},
-        charge | {"id": "2", "type": "charge.refunded", "refund": "re_1", "amount_refunded": 1500},
+        charge | {"id": "2", "type": "charge.refunded", "refund": "re_1", "refund_amount": 1500},
         {"id": "3", "type": "charge.failed"},
     ]
     told = []

@@ -54,6 +54,7 @@ class Outcome:
     """What :func:`convert` did, as plain rows.
 
     :param conversion: the columns of the referred user's conversion, or None.
+    :param is_user: whether there is such a user; told where nobody referred them.
     """
 
     reason: ConversionReason
@@ -61,6 +62,7 @@ class Outcome:
     rewards: tuple[Row, ...] = ()
     created: bool = False
     bonus_cents: int = 0
+    is_user: bool = True
 
 
 def convert(
@@ -86,28 +88,29 @@ def convert(
     for _ in range(ATTEMPTS):
         look = look_up(tx, referred_id, payment)
         purchase = _purchase(look, referred_id, payment)
-        refusal = _refusal(tx, look, purchase, payment)
+        refusal = _refusal(tx, look, purchase)
         if refusal is not None:
             return refusal
         reward = _reward(purchase, tx, policy, bonus_cents)
         if reward.referrer_cents == 0 and reward.referred_cents == 0:
             return Outcome(ConversionReason.no_bonus)
-        if claim is None:
-            tx.refuse_autocommit()
-            claim = claims.claim(tx, provider, payment_id, payment.membership_id, reward_id)
+        tx.refuse_autocommit()
+        with tx.all_or_nothing():
+            if claim is None:
+                claim = claims.claim(tx, provider, payment_id, payment.membership_id, reward_id)
             if claim.reward_id not in (None, reward_id):
                 # Somebody else was faster.
-                return _known(tx, look_up(tx, referred_id, payment), payment)
-        beneficiaries = [look.referrer_id, referred_id][: 2 if reward.referred_cents else 1]
-        with tx.all_or_nothing():
-            wallet.lock(tx.db, tx.models, beneficiaries, may_lock_rows=look.may_lock_rows)
+                return _known(tx, look_up(tx, referred_id, payment), purchase)
+            # The buyer, too, whose row could be deleted on the way to it.
+            users = (look.referrer_id, referred_id)
+            wallet.lock(tx.db, tx.models, users, may_lock_rows=look.may_lock_rows)
             rows = _rows(tx, look, purchase, reward, reward_id, now)
             owes = store(tx, look, payment, rows)
             if owes is not None:
                 return _settle(tx, look, payment, claim, rows, owes=owes, now=now)
-        # Whatever the policy says next, or raises: a claim without a reward must not stay.
-        claims.set_reward(tx, provider, payment_id, None)
-        claim = claim._replace(was_known=True)
+            # Whatever the policy says next, or raises: a claim without a reward must not stay.
+            claims.set_reward(tx, provider, payment_id, None)
+            claim = claim._replace(was_known=True)
     raise ReferralError(
         f"The referral of user {referred_id!r} changed {ATTEMPTS} times while payment "
         f"{payment.id!r} was converted; roll back and try again."
@@ -131,12 +134,12 @@ def _purchase(look: Look, referred_id: t.Any, payment: Payment) -> Purchase:
     )
 
 
-def _refusal(tx: Transaction, look: Look, purchase: Purchase, payment: Payment) -> Outcome | None:
+def _refusal(tx: Transaction, look: Look, purchase: Purchase) -> Outcome | None:
     """Return why a payment earns nothing, before the policy is asked."""
     if claims.rewarded_by(look.outcome) is not None:
-        return _known(tx, look, payment)
+        return _known(tx, look, purchase)
     if look.referrer_id is None:
-        return Outcome(ConversionReason.not_referred)
+        return Outcome(ConversionReason.not_referred, is_user=look.is_user)
     limit = tx.settings.renewals
     if limit is not None and purchase.number > limit + 1:
         return _already(look)
@@ -146,9 +149,14 @@ def _refusal(tx: Transaction, look: Look, purchase: Purchase, payment: Payment) 
     return None
 
 
-def _known(tx: Transaction, look: Look, payment: Payment) -> Outcome:
+def _known(tx: Transaction, look: Look, purchase: Purchase) -> Outcome:
     """Answer for a payment that earned its rewards before."""
-    rows = tuple(rewards.of_payment(tx, payment.provider, payment.id))
+    # Another buyer's are nobody else's to see.
+    rows = tuple(
+        row
+        for row in rewards.of_payment(tx, purchase.provider, purchase.payment_id)
+        if row.referred_user_id in (None, purchase.referred_id)
+    )
     first = next((row for row in rows if row.role is RewardRole.referrer), None)
     if first is None:
         return dataclasses.replace(_already(look), rewards=rows)

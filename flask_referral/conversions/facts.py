@@ -148,14 +148,20 @@ class Facts:
     def __init__(self, rows: t.Sequence[t.Any]) -> None:
         self._rows = rows
 
-    def due_back(self, row: Row, bonus_cents: int) -> fractions.Fraction:
+    @property
+    def is_unmeasured(self) -> bool:
+        """Whether there are refunds in cents of a bonus that was not known when they came."""
+        return any(
+            fact.amount_cents is not None and fact.base_cents is None
+            for fact in self._rows
+            if fact.kind == Kind.refund
+        )
+
+    def due_back(self, row: Row) -> fractions.Fraction:
         """Return which part of a reward all facts together take back, from 0 to 1.
 
         Refunds are added up before anything is rounded, so that three thirds are the whole. An
         open dispute, a refund without amount and a reviewer's no take everything.
-
-        :param bonus_cents: the referrer's reward for the payment, which a refund without a base
-            is in cents of.
         """
         whole = fractions.Fraction(1)
         refunds = [fact for fact in self._rows if fact.kind == Kind.refund]
@@ -167,9 +173,7 @@ class Facts:
             return whole
         parts = [
             # Without a bonus of the referrer's, any cents of it are all of it.
-            fractions.Fraction(
-                fact.amount_cents, fact.base_cents or bonus_cents or fact.amount_cents
-            )
+            fractions.Fraction(fact.amount_cents, fact.base_cents or fact.amount_cents)
             for fact in refunds
         ]
         return min(whole, sum(parts, start=fractions.Fraction(0)))
@@ -192,6 +196,11 @@ class Facts:
 def of_payment(tx: Transaction, provider: str, payment_id: str) -> Facts:
     """Return all facts of a payment. One statement."""
     return Facts(_facts(tx.db, tx.models, provider=provider, payment=payment_id))
+
+
+def measure(tx: Transaction, provider: str, payment_id: str, bonus_cents: int) -> None:
+    """Say what refunds in cents of the bonus are a part of. One statement."""
+    _measure(tx.db, tx.models, row_provider=provider, row_payment=payment_id, new_base=bonus_cents)
 
 
 def _event_id(prefix: str, subject: str, reference: str) -> str:
@@ -235,6 +244,22 @@ def _record(models: Models, dialect: str) -> t.Any:
         },
         where=is_news,
     ).returning(event.c.event_id)
+
+
+@sql.statement
+def _measure(models: Models, dialect: str) -> sa.Update:
+    event = models.ReferralEvent.__table__
+    return (
+        sa.update(event)
+        .where(
+            event.c.provider == sql.parameter("row_provider", event.c.provider),
+            event.c.payment_id == sql.parameter("row_payment", event.c.payment_id),
+            event.c.kind == sql.word(Kind.refund),
+            event.c.amount_cents.is_not(None),
+            event.c.base_cents.is_(None),
+        )
+        .values(base_cents=sql.parameter("new_base", event.c.base_cents))
+    )
 
 
 @sql.statement

@@ -9,6 +9,7 @@ import uuid
 
 import sqlalchemy as sa
 
+from .. import clock
 from .. import signals
 from ..db import sql
 from ..db.models import Models
@@ -72,7 +73,7 @@ def mature(
             if refused is None:
                 raise
             refused.append(error)
-            rewards.save(tx, row, available_at=now + AGAIN)
+            rewards.save(tx, row, available_at=min(now, clock.now()) + AGAIN)
     return credited
 
 
@@ -102,7 +103,9 @@ def void(tx: Transaction, reward_id: uuid.UUID, now: dt.datetime) -> reversals.O
 
 def _credit(tx: Transaction, row: Row, now: dt.datetime) -> Row:
     with tx.all_or_nothing():
-        row = rewards.save(tx, row, status=RewardStatus.credited, credited_at=now)
+        # Whatever moment is asked about, this is when it happens.
+        credited_at = min(now, clock.now())
+        row = rewards.save(tx, row, status=RewardStatus.credited, credited_at=credited_at)
         rewards.credit(tx, [row])
     return row
 

@@ -16,6 +16,8 @@ from .currency import to_units
 HOST = "host"
 #: What an INTEGER column holds.
 MOST_CENTS = 2**31 - 1
+#: What a BIGINT column holds.
+MOST_PAID = 2**63 - 1
 LONGEST_ID = 255
 _DEEPEST = 32
 # Of whole numbers; what a double holds, as JSON's readers expect.
@@ -65,7 +67,11 @@ def checked_payment(
     :raises ReferralError: for an id, an amount, a currency or metadata that make no sense.
     """
     membership_id = checked_id(membership_id, "membership id")
-    paid = None if paid_cents is None else checked_cents(paid_cents, "paid_cents", least=0)
+    paid = (
+        None
+        if paid_cents is None
+        else checked_cents(paid_cents, "paid_cents", least=0, most=MOST_PAID)
+    )
     currency = wallet_currency if currency is None else checked_currency(currency)
     return Payment(
         provider=checked_id(provider, "provider"),

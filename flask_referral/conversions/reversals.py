@@ -96,19 +96,23 @@ def apply(tx: Transaction, fact: Fact) -> Outcome:
     if not isinstance(fact.reason, str):
         raise ReferralError(f"reason={fact.reason!r:.40} is no text: say why in a few words.")
     tx.refuse_autocommit()
-    fact, is_news = _record(tx, fact)
-    rows: list[Row] = []
-    if fact.payment_id is not None:
-        rows = rewards.of_payment(tx, fact.provider, fact.payment_id)
-    conversion_id = rows[0].conversion_id if rows else None
-    if not is_news:
-        return Outcome(ReversalReason.already_reversed, conversion_id, rows=rows)
     with tx.all_or_nothing():
-        rows = rewards.lock(tx, rows) if rows else rows
-        if rows:
-            return reconcile(tx, rows)
-    # Not paid yet, or removed with the users.
-    return Outcome(ReversalReason.unknown_membership)
+        fact, is_news = _record(tx, fact)
+        rows: list[Row] = []
+        if fact.payment_id is not None:
+            rows = rewards.of_payment(tx, fact.provider, fact.payment_id)
+        if is_news and rows and (locked := rewards.lock(tx, rows)):
+            return reconcile(tx, locked)
+    if is_news:
+        # Not paid yet, or removed with the users.
+        return Outcome(ReversalReason.unknown_membership)
+    if fact.id is None and fact.amount_cents is not None:
+        raise ReferralError(
+            f"A refund of {fact.amount_cents} cents cannot be told from the one before: pass "
+            "refund_id, the provider's id of each refund. Nothing was changed."
+        )
+    conversion_id = rows[0].conversion_id if rows else None
+    return Outcome(ReversalReason.already_reversed, conversion_id, rows=rows)
 
 
 def _record(tx: Transaction, fact: Fact) -> tuple[Fact, bool]:
@@ -123,11 +127,6 @@ def _record(tx: Transaction, fact: Fact) -> tuple[Fact, bool]:
     if fact.payment_id is not None:
         claims.lock_payment(tx, fact.provider, fact.payment_id)
     is_news = facts.record(tx, fact)
-    if not is_news and fact.id is None and fact.amount_cents is not None:
-        raise ReferralError(
-            f"A refund of {fact.amount_cents} cents cannot be told from the one before: pass "
-            "refund_id, the provider's id of each refund. Nothing was changed."
-        )
     if is_news and fact.payment_id is None and fact.membership_id is not None:
         claims.set_waiting(tx, fact.provider, fact.membership_id, True)
     return fact, is_news
@@ -141,7 +140,11 @@ def reconcile(tx: Transaction, rows: t.Sequence[Row]) -> Outcome:
     first = rows[0]
     known = facts.of_payment(tx, first.provider, first.payment_id)
     bonus = next((row.cents for row in rows if row.role is RewardRole.referrer), 0)
-    changes = [_reconcile(tx, row, known, bonus) for row in rows]
+    if bonus and known.is_unmeasured:
+        # While the bonus is known: it may go with the referrer's account.
+        facts.measure(tx, first.provider, first.payment_id, bonus)
+        known = facts.of_payment(tx, first.provider, first.payment_id)
+    changes = [_reconcile(tx, row, known) for row in rows]
     # The referrer's reward speaks for the payment; the other one where nothing came of that.
     told = next(
         (change for change in changes if change.reason is not ReversalReason.nothing_to_reverse),
@@ -158,8 +161,8 @@ def reconcile(tx: Transaction, rows: t.Sequence[Row]) -> Outcome:
     )
 
 
-def _reconcile(tx: Transaction, row: Row, known: Facts, bonus_cents: int) -> Change:
-    part = known.due_back(row, bonus_cents)
+def _reconcile(tx: Transaction, row: Row, known: Facts) -> Change:
+    part = known.due_back(row)
     # Rounded half up.
     due = int(part * row.cents + fractions.Fraction(1, 2))
     # A reward of 0 cents is gone with its payment.

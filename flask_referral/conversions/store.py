@@ -27,6 +27,8 @@ class Look:
     referrer_id: t.Any
     code: str | None
     may_lock_rows: bool
+    #: Whether there is such a user at all.
+    is_user: bool
     #: The columns of the user's conversion, or None.
     conversion: dict[str, t.Any] | None
     #: The highest number of a payment that is not taken back whole; 0 without one.
@@ -47,6 +49,7 @@ def look_up(tx: Transaction, referred_id: t.Any, payment: Payment) -> Look:
         referrer_id=row.referrer_user_id,
         code=row.referral_code,
         may_lock_rows=bool(row.may_lock_rows),
+        is_user=bool(row.is_user),
         conversion=conversion if conversion["id"] is not None else None,
         last_number=row.number,
         first_paid_at=row.first_paid_at and as_utc(row.first_paid_at),
@@ -160,6 +163,7 @@ def _look(models: Models, dialect: str) -> sa.Select[t.Any]:
             click.c.referrer_user_id,
             click.c.referral_code,
             wallet.lockable(models, dialect).label("may_lock_rows"),
+            sa.exists().where(models.user_key == user).label("is_user"),
             *(column.label(f"{_OF_CONVERSION}{key}") for key, column in conversion.c.items()),
             live.c.number,
             live.c.first_paid_at,
@@ -211,7 +215,7 @@ def _bound(models: Models, dialect: str) -> t.Any:
     )
     if not is_lateral:
         return binding.add_columns(locked_code.c.code).cte("bound")
-    locked = binding.with_for_update(key_share=True, of=models.ReferralClick.__table__).lateral()
+    locked = binding.with_for_update(key_share=True).lateral()
     return (
         sa.select(locked_code.c.code, locked)
         .select_from(locked_code.join(locked, sa.true()))

@@ -65,11 +65,11 @@ class Transaction:
         """
         try:
             yield
-        except Exception as error:
+        except BaseException as error:
             self._refuse_commit(error)
             raise
 
-    def _refuse_commit(self, error: Exception) -> None:
+    def _refuse_commit(self, error: BaseException) -> None:
         refused = _innermost(self.session)
 
         def raise_error(session: Session) -> None:

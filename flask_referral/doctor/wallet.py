@@ -7,6 +7,7 @@ import typing as t
 
 import sqlalchemy as sa
 
+from ..db.sql import IDENTIFIERS
 from ..schema import wallet_checks
 from ..wallet import ADJUSTMENT
 from ..wallet import BONUS
@@ -70,7 +71,23 @@ def exists(patient: Patient) -> t.Iterator[Finding]:
                 "Run the application's own migrations: flask db upgrade.",
             )
             return
-        columns = {column["name"] for column in inspector.get_columns(table.name, table.schema)}
+        found = inspector.get_columns(table.name, table.schema)
+        keys = inspector.get_pk_constraint(table.name, table.schema)["constrained_columns"]
+    columns = {column["name"] for column in found}
+    unfilled = [
+        column["name"]
+        for column in found
+        if not (column["nullable"] or column.get("default") or column["name"] in keys)
+        and not (column.get("identity") or column.get("computed"))
+        and column["name"] not in (*NEEDED, *OPTIONAL)
+        and getattr(table.c.get(column["name"]), "default", None) is None
+    ]
+    if unfilled:
+        yield warning(
+            f"The wallet table {table.fullname!r} wants {' and '.join(unfilled)} filled, which "
+            "credits do not: unless a trigger does it, every credit is refused.",
+            "Give each a default in a migration of the application's own.",
+        )
     if missing := [name for name in NEEDED if name not in columns]:
         yield fault(
             f"The wallet table {table.fullname!r} has no {_listed(missing)}, so nothing can be "
@@ -110,18 +127,20 @@ def trigger(patient: Patient) -> t.Iterator[Finding]:
             f"No trigger fills balance_after_cents of {table.fullname!r}, so a credit has no "
             "balance.",
             "Make the trigger calculate_balance_after again, in a migration of the application's "
-            "own; where it is disabled, enable it with ALTER TABLE ... ENABLE TRIGGER.",
+            "own; flask-referral's README shows one for each database. Where PostgreSQL has it "
+            "disabled, enable it with ALTER TABLE ... ENABLE TRIGGER.",
         )
     elif patient.dialect == "sqlite":
         yield ok("A trigger computes the wallet's balances; SQLite has one writer at a time.")
     elif not any(_takes_lock(each.source, table) for each in triggers):
-        users = patient.state.models.user_key
+        key = patient.state.models.user_key
+        users, column = IDENTIFIERS.format_table(key.table), IDENTIFIERS.quote(key.name)
         yield warning(
             f"The trigger that computes the balances of {table.fullname!r} takes no lock: two "
             "writers at once read the same last balance, and one amount is lost from it. Credits "
             "of flask-referral lock the user's row first; every other writer has to do so, too.",
             "Before each INSERT into the wallet, as a statement of its own in the same "
-            f"transaction: SELECT 1 FROM {users.table.fullname} WHERE {users.name} = ... FOR NO "
+            f"transaction: SELECT 1 FROM {users} WHERE {column} = ... FOR NO "
             "KEY UPDATE; and insert created_at as clock_timestamp(). A lock inside the trigger "
             "alone comes too late, since ids and defaults are drawn before it.",
             detail="\n\n".join(each.source.strip() for each in triggers),

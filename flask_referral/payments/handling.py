@@ -93,14 +93,15 @@ def _purchase(state: State, tx: Transaction, provider: str, event: WebhookEvent)
         user_id = identity.user_id(state, event.user)
     except UnknownUser:
         return Outcome.unknown_user
-    return convert(
+    outcome = convert(
         tx,
         user_id,
         _payment(provider, event, state.settings.currency),
         policy=state.reward_policy,
         bonus_cents=None,
         now=clock.now(),
-    ).reason
+    )
+    return outcome.reason if outcome.is_user else Outcome.unknown_user
 
 
 def _payment(provider: str, event: WebhookEvent, wallet_currency: str) -> Payment:

@@ -23,6 +23,7 @@ from ..money import balance
 from ..money import count
 from ..money import delete_user
 from ..money import deliver
+from ..money import execute
 from ..money import pay
 from ..money import refer
 from ..money import refund
@@ -576,3 +577,64 @@ def test_a_shortfall_is_taken_from_the_next_credits(make: MakeHost, nets: bool) 
         told = host.db.session.execute(query.where(host.Wallet.amount_cents == -600)).one()
     assert told.description == "Referral bonus taken back, missing until now"
     assert (uuid.UUID(told.reference_id), told.type) == (first.id, "adjustment")
+
+
+class Stop(BaseException):
+    """As gevent's timeouts and a key press are: no Exception."""
+
+
+@pytest.mark.parametrize("place", ["store", "count_since"])
+def test_whatever_stops_a_conversion_leaves_no_claim_behind(
+    make: MakeHost, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    host = make(REFERRAL_VELOCITY_LIMIT=5)
+    referrer = host.add_user()
+    buyer = refer(host, referrer)
+
+    def stop(*args: t.Any, **options: t.Any) -> t.NoReturn:
+        raise Stop
+
+    with host.app.app_context():
+        with monkeypatch.context() as patch:
+            patch.setattr(f"flask_referral.conversions.convert.{place}", stop)
+            with pytest.raises(Stop):
+                host.referral.convert(buyer, "mem_1")
+        with pytest.raises(Stop):
+            host.db.session.commit()
+        host.db.session.rollback()
+    assert pay(host, buyer) == "converted"
+    assert balance(host, referrer) == 1000
+
+
+def test_another_buyers_rewards_are_nobody_elses_to_see(make: MakeHost) -> None:
+    host = make()
+    referrer = host.add_user()
+    first, second = refer(host, referrer), refer(host, referrer)
+    pay(host, first, "plan")
+    with host.app.app_context():
+        result = host.referral.convert(second, "plan")
+        assert (result.reason, result.rewards, result.conversion) == ("already_converted", (), None)
+        assert result.bonus_cents == 0
+
+
+def test_a_column_that_nobody_fills_is_named_and_the_order_is_safe(make: MakeHost) -> None:
+    host = make()
+    execute(host, *no_room(host))
+    buyer = refer(host, host.add_user())
+    with host.app.app_context():
+        host.db.session.add(host.User(name="order"))
+        with pytest.raises(WalletRefused, match="currency"), host.db.session.begin_nested():
+            host.referral.convert(buyer, "mem_1")
+        host.db.session.commit()
+        assert host.db.session.scalar(sa.select(host.User).filter_by(name="order"))
+
+
+def no_room(host: Host) -> tuple[str, ...]:
+    """Return what makes a wallet want a column that credits do not fill."""
+    with host.app.app_context():
+        if host.db.engine.dialect.name == "postgresql":
+            return ("ALTER TABLE wallet_transactions ADD COLUMN currency text NOT NULL",)
+    return (
+        "CREATE TRIGGER no_room BEFORE INSERT ON wallet_transactions "
+        "BEGIN SELECT RAISE(ABORT, 'currency is missing'); END",
+    )

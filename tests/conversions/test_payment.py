@@ -40,9 +40,9 @@ def test_an_amount_that_cannot_be_is_refused_before_any_statement(make_sqlite: M
     no_cents: list[t.Any] = [-1, 2**31, 1.5, True, "10"]
     no_currencies: list[t.Any] = ["", "us", "dollar", 7, "u$d", b"usd"]
     with host.app.app_context(), host.statements() as seen:
-        for cents in no_cents:
+        for cents in (-1, 2**63, 1.5, True, "10"):
             with pytest.raises(ReferralError, match="whole number of cents from 0 to"):
-                host.referral.convert(1, "mem_1", paid_cents=cents)
+                host.referral.convert(1, "mem_1", paid_cents=cents)  # type: ignore[arg-type]
         for cents in (*no_cents, 0):
             with pytest.raises(ReferralError, match="whole number of cents from 1 to"):
                 host.referral.reverse("mem_1", reason="refund", amount_cents=cents)

@@ -7,6 +7,7 @@ import random
 import typing as t
 from time import sleep
 
+import pytest
 import sqlalchemy as sa
 
 from flask_referral import clock
@@ -121,3 +122,15 @@ def test_the_bonus_is_whose_the_buyer_is_even_if_moved_at_that_moment(
         assert bonus.user_id == _bound_to(host, referred)
 
     assert balance(host, first) + balance(host, second) == 40_000
+
+
+def test_a_buyer_is_not_deleted_on_the_way_to_the_reward(make_postgresql: MakeHost) -> None:
+    host = make_postgresql(**pool(2))
+    buyer = refer(host, host.add_user())
+    take = sa.select(host.User.id).filter_by(id=buyer).with_for_update(nowait=True)
+    with host.app.app_context(), host.db.engine.connect() as other:
+        host.referral.convert(buyer, "mem_1")
+        # Else the deletion would hold the user and wait for the click, and the purchase the
+        # other way round.
+        with pytest.raises(sa.exc.OperationalError, match="could not obtain lock"):
+            other.execute(take)

@@ -14,6 +14,7 @@ from flask_referral.results import Reward
 from ..conftest import MakeHost
 from ..money import amounts
 from ..money import balance
+from ..money import delete_user
 from ..money import deliver
 from ..money import happen
 from ..money import pay
@@ -330,3 +331,39 @@ def test_a_part_of_a_payment_leaves_a_bonus_of_nothing_where_it_was(make: MakeHo
     happen(host, Kind.refund, payment_id="mem_1", id="a", amount_cents=1, base_cents=2)
     assert [row.status for row in rewards(host)] == ["credited", "credited"]
     assert balance(host, referred) == 150
+
+
+def test_a_part_that_was_taken_stays_a_part_when_the_referrer_goes(make: MakeHost) -> None:
+    host = make(reward_policy=lambda purchase: Reward(1000, 500))
+    referrer = host.add_user()
+    buyer = refer(host, referrer)
+    pay(host, buyer)
+    refund(host, refund_id="a", amount_cents=300)
+    assert balance(host, buyer) == 350
+    delete_user(host, referrer)
+    assert happen(host, Kind.dispute_opened, payment_id="mem_1", id="d") == "reversed"
+    assert balance(host, buyer) == 0
+    happen(host, Kind.dispute_won, payment_id="mem_1", id="d", minutes=1)
+    assert balance(host, buyer) == 350
+
+
+def test_whatever_stops_a_refund_leaves_no_fact_behind(
+    make: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = make()
+    referrer = host.add_user()
+    pay(host, refer(host, referrer))
+
+    def stop(*args: t.Any, **options: t.Any) -> t.NoReturn:
+        raise KeyboardInterrupt
+
+    with host.app.app_context():
+        with monkeypatch.context() as patch:
+            patch.setattr("flask_referral.conversions.rewards.of_payment", stop)
+            with pytest.raises(KeyboardInterrupt):
+                host.referral.reverse("mem_1", reason="refund")
+        with pytest.raises(KeyboardInterrupt):
+            host.db.session.commit()
+        host.db.session.rollback()
+    assert refund(host) == ("reversed", 1000, 0)
+    assert balance(host, referrer) == 0

@@ -180,7 +180,19 @@ def test_an_event_that_cannot_be_so_is_the_deliverys_fault(
 def test_whoever_the_buyer_is_said_to_be_there_is_an_answer(make: MakeHost, user: t.Any) -> None:
     host = make()
     told = outcome(host, id="e", kind="purchase", payment_id="pay_1", user=user)
-    assert told == ("not_referred" if user == -1 else "unknown_user")
+    assert told == "unknown_user"
+
+
+def test_a_buyer_who_signs_up_after_the_payment_is_found_at_the_next_delivery(
+    make: MakeHost,
+) -> None:
+    host = make()
+    referrer = host.add_user()
+    event = {"id": "e", "kind": "purchase", "payment_id": "pay_1", "user": referrer + 1}
+    assert outcome(host, **event) == "unknown_user"
+    assert refer(host, referrer) == referrer + 1
+    assert outcome(host, **event) == "converted"
+    assert outcome(host, **event) == "duplicate"
 
 
 @pytest.mark.parametrize("kind", [EventKind.purchase, EventKind.refund])

@@ -146,7 +146,12 @@ class Model:
         self.asked = None
         already = "already_converted", self.conversions.get(user, (None, 0))[1]
         if payment in self.claimed:
-            told = [one.cents for one in self.of_payment(payment) if one.role == "referrer"]
+            told = [
+                one.cents
+                for one in self.of_payment(payment)
+                # Another buyer's are not told.
+                if one.role == "referrer" and one.referred in (None, user)
+            ]
             return ("already_converted", told[0]) if told else already
         if user not in self.referrers:
             return "not_referred", 0
@@ -286,6 +291,10 @@ class Model:
 
     def _reconcile(self, rows: list[Reward]) -> Answer:
         bonus = next((one.cents for one in rows if one.role == "referrer"), 0)
+        for fact in self.facts:
+            if bonus and (fact.provider, fact.payment) == rows[0].payment:
+                # The bonus may go with the referrer's account, its share of the payment stays.
+                fact.part = Fraction(fact.part, bonus) if isinstance(fact.part, int) else fact.part
         answers = [self._settle(one, self._due_back(one, bonus)) for one in rows]
         told = next((one for one in answers if one[0] != "nothing_to_reverse"), answers[0])
         return told[0], max(0, answers[0][1]), answers[0][2]
