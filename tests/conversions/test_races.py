@@ -127,7 +127,7 @@ def test_the_bonus_is_whose_the_buyer_is_even_if_moved_at_that_moment(
 def test_a_buyer_is_not_deleted_on_the_way_to_the_reward(make_postgresql: MakeHost) -> None:
     host = make_postgresql(**pool(2))
     buyer = refer(host, host.add_user())
-    take = sa.select(host.User.id).filter_by(id=buyer).with_for_update(nowait=True)
+    take = sa.select(host.User.id).filter_by(id=buyer).with_for_update(nowait=True, key_share=True)
     with host.app.app_context(), host.db.engine.connect() as other:
         host.referral.convert(buyer, "mem_1")
         # Else the deletion would hold the user and wait for the click, and the purchase the
