@@ -48,6 +48,10 @@ lint: $(VENV)/.lint $(VENV)/.test  ## ruff and mypy
 package: $(VENV)/.lint  ## build the wheel and use it outside the checkout
 	$(BIN)/python tests/package.py
 
+.PHONY: bench
+bench: $(VENV)/.bench  ## measure us beside bare SQL and an ordinary ORM version (five minutes)
+	$(BIN)/python -m benchmarks
+
 .PHONY: demo
 demo: $(VENV)/.demo  ## the demo application on http://127.0.0.1:5000 (PORT=... for another)
 	@$(BIN)/python -m examples.demo

@@ -216,6 +216,6 @@ class Stats:
 
     def to_dict(self) -> dict[str, t.Any]:
         """Return what ``GET /api/referral/stats`` answers, ready for JSON."""
-        data = dataclasses.asdict(self)
-        data["daily"] = [day | {"date": day["date"].isoformat()} for day in data["daily"]]
-        return data
+        # Not asdict(), which copies each figure of each day: a fifth of the answer's time.
+        daily = [vars(day) | {"date": day.date.isoformat()} for day in self.daily]
+        return vars(self) | {"totals": dict(vars(self.totals)), "daily": daily}

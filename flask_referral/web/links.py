@@ -93,6 +93,8 @@ def _landing_url(settings: Settings) -> str:
 
     A parameter that the setting has itself stays as it is.
     """
+    if not request.environ.get("QUERY_STRING"):
+        return settings.landing_url
     parts = urlsplit(settings.landing_url)
     own = parse_qsl(parts.query, keep_blank_values=True)
     taken = {name for name, _ in own} | {settings.query_param}
