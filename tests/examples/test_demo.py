@@ -181,7 +181,7 @@ def test_from_a_link_to_a_bonus_and_back(app: Flask, client: FlaskClient) -> Non
     assert balance(client) == "$15.00"
     told = " ".join(client.get("/account").text.split())
     assert "<td>reversed</td>" in told
-    assert "1 visits, 1 sign-ups, 1 purchases; $10.00 earned, $10.00 taken back." in told
+    assert "1 visit, 1 sign-up, 1 purchase; $10.00 earned, $10.00 taken back." in told
 
 
 def test_a_typed_code_refers_too(app: Flask, client: FlaskClient) -> None:
