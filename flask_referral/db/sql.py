@@ -120,16 +120,19 @@ class _Prepared:
             db.begin()
         if _is_watched(db):
             result = db.exec_driver_sql(self._text, parameters)
-            found = result.cursor.fetchall() if result.returns_rows else []
-            return self._rows(found, result.rowcount)
-        cursor = db.connection.cursor()
+            rows = self._rows(result.all() if result.returns_rows else (), result.rowcount)
+            result.close()
+            return rows
+        cursor: t.Any = None
         try:
+            cursor = db.connection.cursor()
             cursor.execute(self._text, parameters)
-            return self._rows(cursor.fetchall() if cursor.description else [], cursor.rowcount)
+            return self._rows(cursor.fetchall() if cursor.description else (), cursor.rowcount)
         except t.cast(t.Any, db.dialect.dbapi).Error as error:
             raise _wrapped(db, cursor, error, self._text, parameters) from error
         finally:
-            cursor.close()
+            if cursor is not None:
+                cursor.close()
 
     def _rows(self, found: t.Sequence[t.Any], rowcount: int) -> Rows:
         decoders = self._decoders
