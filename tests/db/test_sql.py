@@ -68,11 +68,6 @@ def test_a_statement_is_built_once_and_gives_what_its_columns_say(host: Host) ->
     for row in (*unwatched, watched):
         told = (row.id, row.code, row.created_at, row.whose)
         assert told == (plain.id, code, plain.created_at, "ours")
-            plain.id,
-            code,
-            plain.created_at,
-            "ours",
-        )
         assert isinstance(row.created_at, dt.datetime)
 
 
