@@ -43,7 +43,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="paired rounds in process")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a round over HTTP")
+    parser.add_argument("--seconds", type=float, default=0.8, help="of a round over HTTP")
     parser.add_argument("--only", choices=WORKLOADS, action="append", help="a workload")
     parser.add_argument("--no-http", action="store_true", help="measure in process only")
     arguments = parser.parse_args()
