@@ -261,3 +261,18 @@ def test_prefix_of_the_settings(db: SQLAlchemy, referral: Referral) -> None:
     app = make_app(db, REFERRAL_URL_PREFIX="/v2/friends")
     referral.init_app(app, db, user_model=make_user(db))
     assert generate(app, "/v2/friends/generate")[0] == 200
+
+
+@pytest.mark.parametrize("type_", [sa.Integer, sa.String(32), sa.BigInteger])
+def test_a_wallet_whose_reference_cannot_hold_an_id_is_refused(type_: t.Any) -> None:
+    db = SQLAlchemy()
+    user, app = make_user(db), make_app(db)
+    columns = ("user_id", "amount_cents", "type", "reference_type")
+    wallet = sa.Table(
+        "wallet_transactions",
+        db.metadata,
+        *(sa.Column(name, sa.Text) for name in columns),
+        sa.Column("reference_id", type_),
+    )
+    with pytest.raises(ConfigurationError, match=r"reference_id .* make it a UUID, or text of 36"):
+        Referral(app, db, user_model=user, wallet_model=wallet)

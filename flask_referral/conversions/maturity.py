@@ -73,7 +73,7 @@ def mature(
             if refused is None:
                 raise
             refused.append(error)
-            rewards.save(tx, row, available_at=min(now, clock.now()) + AGAIN)
+            rewards.save(tx, row, available_at=now + AGAIN)
     return credited
 
 

@@ -9,6 +9,7 @@ import uuid
 import pytest
 
 from flask_referral import clock
+from flask_referral import clock as extension_clock
 from flask_referral import signals
 from flask_referral.conversions import maturity
 from flask_referral.conversions.facts import Kind
@@ -247,3 +248,20 @@ def test_nobody_waits_for_a_wallet_that_is_frozen(make: MakeHost, clock: Clock) 
     clock.turn(days=1)
     assert "Credited 1 reward" in host.cli("mature").stdout
     assert balance(host, frozen) == 1000
+
+
+def test_a_moment_that_is_asked_about_is_not_the_one_it_happened(
+    make: MakeHost, clock: Clock
+) -> None:
+    host = make(REFERRAL_HOLD_DAYS=7)
+    referrer = host.add_user()
+    pay(host, refer(host, referrer))
+    refuse_rows(host, "true")
+    later = clock() + dt.timedelta(days=30)
+    # It ends, although what was refused is due by the moment that was asked about.
+    assert "could not be credited" in host.failure("mature", "--now", later.isoformat())
+    refuse_rows(host, "false")
+    later += dt.timedelta(days=2)
+    host.cli("mature", "--now", later.isoformat())
+    credited_at = rewards(host)[0].credited_at
+    assert extension_clock.as_utc(credited_at) == clock()

@@ -219,3 +219,11 @@ def test_the_last_row_is_that_of_created_at_then_id(host: Host) -> None:
             f"VALUES ({next(rows)}, {user}, 100, {balance}, 'deal_payment', '{moment}')",
         )
     assert ill(host) == {"wallet-trigger": "fault"}
+
+
+def test_a_column_that_credits_do_not_fill_is_named(host: Host) -> None:
+    execute(host, "ALTER TABLE wallet_transactions ADD COLUMN memo text NOT NULL DEFAULT 'x'")
+    assert ill(host) == {}
+    if not is_sqlite(host):
+        execute(host, "ALTER TABLE wallet_transactions ALTER COLUMN memo DROP DEFAULT")
+        assert "wants memo filled" in finding(host, "wallet", "warning")
