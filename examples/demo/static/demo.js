@@ -1,4 +1,5 @@
-// Asks the JSON API for the code. Without script the browser posts the form itself.
+// Asks the JSON API for the code, then loads the page that shows it with its link.
+// Without script the browser posts the form itself.
 const form = document.getElementById("code-form");
 const output = document.getElementById("code");
 const button = form.querySelector("button");
@@ -13,6 +14,7 @@ form.addEventListener("submit", async (event) => {
     });
     const body = await answer.json();
     output.textContent = answer.ok ? body.code : body.error;
+    if (answer.ok) location.reload();
   } catch {
     output.textContent = "The server did not answer; try again.";
   } finally {
