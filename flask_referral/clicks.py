@@ -77,7 +77,7 @@ class Recorded(t.NamedTuple):
 
 
 def record(
-    db: sa.Connection, models: Models, settings: Settings, visit: Visit, secret: bytes
+    db: sql.Connection, models: Models, settings: Settings, visit: Visit, secret: bytes
 ) -> Recorded | None:
     """Store a visit, once for each visitor, code and window. One statement; two for a repetition.
 
@@ -110,7 +110,7 @@ def announce(recorded: Recorded | None, session: Session | None) -> None:
         signals.send_after_commit(session, signals.click_recorded, **values)
 
 
-def is_known(db: sa.Connection, models: Models, code: str, visitor_id: t.Any = None) -> bool:
+def is_known(db: sql.Connection, models: Models, code: str, visitor_id: t.Any = None) -> bool:
     """Whether a code exists and belongs to somebody else than the visitor. One statement."""
     return _owner(db, models, code=code, visitor=visitor_id).first() is not None
 

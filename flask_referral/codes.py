@@ -64,7 +64,7 @@ class Code(t.NamedTuple):
 
 
 def get_or_create(
-    db: sa.Connection,
+    db: sql.Connection,
     models: Models,
     user_id: t.Any,
     *,
@@ -81,13 +81,13 @@ def get_or_create(
     return (code, False) if code is not None else create(db, models, user_id)
 
 
-def find(db: sa.Connection, models: Models, user_id: t.Any) -> Code | None:
+def find(db: sql.Connection, models: Models, user_id: t.Any) -> Code | None:
     """Return the user's code, or None. One statement."""
     row = _find(db, models, user=user_id).first()
     return None if row is None else Code._make(row)
 
 
-def create(db: sa.Connection, models: Models, user_id: t.Any) -> tuple[Code, bool]:
+def create(db: sql.Connection, models: Models, user_id: t.Any) -> tuple[Code, bool]:
     """Insert a code for a user who had none a moment ago, and return the one that then exists.
 
     No statement of this function fails in READ COMMITTED, so the caller's transaction survives
@@ -121,7 +121,7 @@ def announce(found: tuple[Code, bool], session: Session | None) -> None:
         signals.send_after_commit(session, signals.code_created, **values)
 
 
-def require_user(db: sa.Connection, models: Models, user_id: t.Any) -> None:
+def require_user(db: sql.Connection, models: Models, user_id: t.Any) -> None:
     """Make sure that a user exists. One statement.
 
     :raises UnknownUser: where the user table has no row with this key.

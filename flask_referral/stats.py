@@ -41,7 +41,7 @@ def checked_days(value: t.Any) -> int:
 
 
 def collect(
-    db: sa.Connection,
+    db: sql.Connection,
     models: Models,
     user_id: t.Any,
     number: int,

@@ -60,25 +60,9 @@ class State:
         """The engine of the database that holds our tables; needs an application context."""
         return self.db.engines[self.models.bind_key]
 
-    @contextlib.contextmanager
-    def autocommit(self) -> t.Iterator[sa.Connection]:
-        """Lend a connection on which each statement is a transaction of its own.
-
-        psycopg2 and psycopg 3 are told so by an attribute. SQLAlchemy sets and resets the isolation
-        level of each connection that it lends, which asks the server: 127 µs of processor time for
-        a look-up instead of 42.
-        """
-        with self.engine.connect() as connection:
-            driver = sql.driver(connection)
-            if self.engine.dialect.name == "postgresql" and driver.isolation_level is None:
-                before, driver.autocommit = driver.autocommit, True
-                try:
-                    yield connection
-                finally:
-                    if not connection.invalidated:
-                        driver.autocommit = before
-            else:
-                yield connection.execution_options(isolation_level="AUTOCOMMIT")
+    def autocommit(self) -> contextlib.AbstractContextManager[sql.Connection]:
+        """Lend a connection on which each statement is a transaction of its own."""
+        return sql.lend(self.engine)
 
     @property
     def uses_row_security(self) -> bool:

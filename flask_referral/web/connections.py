@@ -18,7 +18,7 @@ T = t.TypeVar("T")
 
 def in_one_commit(
     state: State,
-    work: t.Callable[[sa.Connection], T],
+    work: t.Callable[[sql.Connection], T],
     announce: t.Callable[[T, Session | None], None],
 ) -> T:
     """Do what a view or a command does in one transaction, commit, and return what came of it.
@@ -39,7 +39,7 @@ def in_one_commit(
     if scoped.registry.has() or state.uses_row_security:
         session: Session = scoped()
 
-        def work_and_announce(connection: sa.Connection) -> T:
+        def work_and_announce(connection: sql.Connection) -> T:
             session.flush()
             result = work(connection)
             announce(result, session)
@@ -56,8 +56,8 @@ def in_one_commit(
 
 def _commit_or_repeat(
     state: State,
-    owner: Session | sa.Connection,
-    work: t.Callable[[sa.Connection], T],
+    owner: Session | sql.Connection,
+    work: t.Callable[[sql.Connection], T],
     may_repeat: t.Callable[[], bool],
 ) -> T:
     is_first, is_last = True, False
@@ -98,7 +98,7 @@ def _may_repeat(state: State, session: Session) -> bool:
 
 
 @contextlib.contextmanager
-def reading(state: State) -> t.Iterator[sa.Connection]:
+def reading(state: State) -> t.Iterator[sql.Connection]:
     """Yield what a view reads with; nothing of the host's is committed."""
     session = held_session(state)
     if session is None and state.uses_row_security:
@@ -111,7 +111,7 @@ def reading(state: State) -> t.Iterator[sa.Connection]:
 
 
 @contextlib.contextmanager
-def beside_host(state: State, session: Session | None) -> t.Iterator[sa.Connection]:
+def beside_host(state: State, session: Session | None) -> t.Iterator[sql.Connection]:
     """Yield a connection for a row of ours next to whatever the host is doing.
 
     The host's work is neither committed nor lost, and no second connection is taken while
