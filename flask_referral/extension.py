@@ -393,8 +393,8 @@ class Referral:
         """Return what a user's code has brought: totals, and a series by day (UTC).
 
         A read: it makes no code, so ``code`` and ``link`` are None until there is one; ``link``
-        is None too where the address of links is not known (see :meth:`link_for`). Three
-        statements, whatever the number of clicks.
+        is None too where the address of links is not known (see :meth:`link_for`). One
+        statement, whatever the number of clicks; two where there is no code.
 
         :param user: a user object or a user id.
         :param days: how many days the series has, 1 to 366; today is the last.
@@ -403,7 +403,7 @@ class Referral:
         """
         state = self.state
         user_id = identity.user_id(state, user)
-        return stats.collect(
+        answer = stats.collect(
             state.models.connection(_flushed_session(state)),
             state.models,
             user_id,
@@ -412,6 +412,7 @@ class Referral:
             link=functools.partial(links.known_link, state),
             reading=rls.own_read(state, user_id),
         )
+        return Stats.of(answer)
 
     def acting_as(self, user: t.Any) -> contextlib.AbstractContextManager[None]:
         """Put ``db.session`` under the row level security of one user, for reading.

@@ -214,8 +214,16 @@ class Stats:
     totals: StatsTotals
     daily: tuple[StatsDay, ...]
 
+    @classmethod
+    def of(cls, answer: t.Mapping[str, t.Any]) -> Stats:
+        """Return what :meth:`to_dict` made this of."""
+        daily = tuple(
+            StatsDay(**{**day, "date": dt.date.fromisoformat(day["date"])})
+            for day in answer["daily"]
+        )
+        return cls(**{**answer, "totals": StatsTotals(**answer["totals"]), "daily": daily})
+
     def to_dict(self) -> dict[str, t.Any]:
         """Return what ``GET /api/referral/stats`` answers, ready for JSON."""
-        # Not asdict(), which copies each figure of each day: a fifth of the answer's time.
         daily = [vars(day) | {"date": day.date.isoformat()} for day in self.daily]
         return vars(self) | {"totals": dict(vars(self.totals)), "daily": daily}

@@ -1,8 +1,8 @@
 """Station 6: what a referrer's code has brought, in all and day by day (UTC).
 
 Clicks of closed days come from ``referral_daily``, where there are sums for this referrer; what
-is newer than the referrer's last sum is counted in the covering index. Both are read by one
-statement, so that a roll-up that commits in between neither loses nor doubles a click.
+is newer than the referrer's last sum is counted in the covering index. All of it is read by one
+statement, so that a roll-up that commits meanwhile neither loses nor doubles a click.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from .db.models import RewardRole
 from .db.models import RewardStatus
 from .errors import is_whole_number
 from .errors import ReferralError
-from .results import Stats
-from .results import StatsDay
-from .results import StatsTotals
 
 DEFAULT_DAYS = 30
 MOST_DAYS = 366
+
+_FIGURES = ("clicks", "signups", "conversions", "earned_cents", "pending_cents", "reversed_cents")
+#: Those of each day of the series.
+_DAILY = _FIGURES[:4]
+_NOTHING = (None, *(0 for _ in _FIGURES))
 
 
 def checked_days(value: t.Any) -> int:
@@ -49,133 +51,104 @@ def collect(
     now: dt.datetime,
     link: t.Callable[[str], str | None],
     reading: contextlib.AbstractContextManager[None] | None = None,
-) -> Stats:
-    """Return a referrer's statistics. Three statements, whatever the number of clicks.
+) -> dict[str, t.Any]:
+    """Return a referrer's statistics as JSON has them: the fields of ``results.Stats``.
 
-    A user who has no code yet has had no clicks; that takes two statements and makes no code.
+    One statement, whatever the number of clicks; one more where the user has no code. It makes
+    none.
 
     :param number: how many days the series has; today is the last.
     :param link: returns the share link of a code.
-    :param reading: what the statements are made in, as row level security.
+    :param reading: what the statement is made in, as row level security.
     :raises ReferralError: where ``number`` is out of bounds.
     :raises UnknownUser: where there is no such user.
     """
-    last = days.day_of(now)
-    first = last - dt.timedelta(days=checked_days(number) - 1)
-    visits: t.Sequence[t.Any] = ()
-    conversions: t.Sequence[t.Any] = ()
+    first = days.day_of(now) - dt.timedelta(days=checked_days(number) - 1)
+    begin = days.begin(first, db.dialect.name)
     with reading or contextlib.nullcontext():
-        code = codes.find(db, models, user_id)
-        if code is not None:
-            begin = days.begin(first, db.dialect.name)
-            visits = _visits(db, models, user=user_id, first=first, begin=begin)
-            conversions = _conversions(db, models, user=user_id, begin=begin)
+        rows = _figures(db, models, user=user_id, first=first, begin=begin)
+    code = rows[0].code
     if code is None:
         codes.require_user(db, models, user_id)
-    visits_of = {row.day: row for row in visits}
-    conversions_of = {row.day: row for row in conversions}
-
-    def on(day: dt.date) -> StatsDay:
-        seen, bought = visits_of.get(day), conversions_of.get(day)
-        return StatsDay(
-            date=day,
-            clicks=seen.clicks if seen else 0,
-            signups=seen.signups if seen else 0,
-            conversions=bought.conversions if bought else 0,
-            earned_cents=bought.earned_cents if bought else 0,
+    on = {row.day: row for row in rows}
+    _, *sums, _ = (*zip(*rows, strict=True),)
+    daily = []
+    for ordinal in range(first.toordinal(), first.toordinal() + number):
+        day = dt.date.fromordinal(ordinal)
+        _, clicks, signups, conversions, earned_cents, *_ = on.get(day, _NOTHING)
+        daily.append(
+            {
+                "date": day.isoformat(),
+                "clicks": clicks,
+                "signups": signups,
+                "conversions": conversions,
+                "earned_cents": earned_cents,
+            }
         )
-
-    return Stats(
-        code=None if code is None else code.code,
-        link=None if code is None else link(code.code),
-        days=number,
-        totals=StatsTotals(
-            clicks=sum(row.clicks for row in visits),
-            signups=sum(row.signups for row in visits),
-            conversions=sum(row.conversions for row in conversions),
-            earned_cents=sum(row.earned_cents for row in conversions),
-            pending_cents=sum(row.pending_cents for row in conversions),
-            reversed_cents=sum(row.reversed_cents for row in conversions),
-        ),
-        daily=tuple(on(first + dt.timedelta(days=index)) for index in range(number)),
-    )
+    return {
+        "code": code,
+        "link": None if code is None else link(code),
+        "days": number,
+        "totals": {name: sum(figures) for name, figures in zip(_FIGURES, sums, strict=True)},
+        "daily": daily,
+    }
 
 
 @sql.statement
-def _visits(models: Models, dialect: str) -> sa.Select[t.Any]:
-    """One row for each day of the series that had a click, and one (NULL) for what was before.
+def _figures(models: Models, dialect: str) -> sa.Select[t.Any]:
+    """One row for each day of the series that had anything, and one (NULL) for all before.
 
-    Each part is a range of one index.
+    Rewards outlive the buyers' accounts and the referrer's code, and so do these figures.
     """
-    click = models.ReferralClick.__table__
+    click = models.ReferralClick.__table__.c
     daily = models.ReferralDaily.__table__.c
+    reward = models.ReferralReward.__table__.c
+    code = models.ReferralCode.__table__.c
     user = sa.bindparam("user", type_=models.user_key.type)
     first = sa.bindparam("first", type_=sa.Date())
     begin = sa.bindparam("begin", type_=days.type_of(dialect))
-    at = days.column(click.c.clicked_at, dialect)
-    own = click.c.referrer_user_id == user
+    clicked_at = days.column(click.clicked_at, dialect)
+    clicked = sa.case((clicked_at >= begin, days.date_of(click.clicked_at, dialect)))
     last_closed = sa.select(sa.func.max(daily.day)).where(daily.referrer_user_id == user)
-    live = sa.and_(own, at >= days.after(last_closed.scalar_subquery(), dialect))
-    signups = sa.and_(own, click.c.referred_user_id.is_not(None))
-    closed = daily.referrer_user_id == user
-    before = sa.cast(sa.null(), sa.Date()).label("day")
-    day = days.date_of(click.c.clicked_at, dialect)
-    none: sa.ColumnElement[int] = sa.literal_column("0")
-    count = sa.func.count()
-
-    def part(*columns: t.Any, where: t.Any) -> sa.Select[t.Any]:
-        return sa.select(*columns).where(where)
-
-    parts = sa.union_all(
-        part(
-            before,
-            sa.func.coalesce(sa.func.sum(daily.clicks), 0).label("clicks"),
-            none.label("signups"),
-            where=sa.and_(closed, daily.day < first),
-        ),
-        part(daily.day, daily.clicks, none, where=sa.and_(closed, daily.day >= first)),
-        part(before, count, none, where=sa.and_(live, at < begin)),
-        part(day, count, none, where=sa.and_(live, at >= begin)).group_by(day),
-        part(before, none, count, where=sa.and_(signups, at < begin)),
-        part(day, none, count, where=sa.and_(signups, at >= begin)).group_by(day),
-    ).subquery()
-    return sa.select(
-        parts.c.day, _sum(parts.c.clicks, "clicks"), _sum(parts.c.signups, "signups")
-    ).group_by(parts.c.day)
-
-
-@sql.statement
-def _conversions(models: Models, dialect: str) -> sa.Select[t.Any]:
-    """As :func:`_visits`, for what the referrer's rewards came to.
-
-    They outlive the buyers' accounts, and so do these figures.
-    """
-    reward = models.ReferralReward.__table__.c
-    begin = sa.bindparam("begin", type_=days.type_of(dialect))
-    in_series = days.column(reward.created_at, dialect) >= begin
-    status, taken = reward.status, reward.reversed_cents
-    paid = status.in_(sql.words(*PAID))
-    waiting = status.in_(sql.words(RewardStatus.pending, RewardStatus.held))
-    qualified = sa.and_(reward.number == 1, status != RewardStatus.void)
-    rows = (
-        sa.select(
-            sa.case((in_series, days.date_of(reward.created_at, dialect))).label("day"),
-            sa.case((qualified, 1), else_=0).label("conversions"),
-            sa.case((paid, reward.cents), else_=0).label("earned_cents"),
-            sa.case((waiting, reward.cents - taken), else_=0).label("pending_cents"),
-            sa.case((paid, taken), else_=0).label("reversed_cents"),
-        )
-        .where(
-            reward.user_id == sa.bindparam("user", type_=models.user_key.type),
-            reward.role == RewardRole.referrer,
-            reward.created_at.is_not(None),
-        )
-        .subquery()
+    is_open = clicked_at >= days.after(last_closed.scalar_subquery(), dialect)
+    earned_at = days.column(reward.created_at, dialect)
+    is_paid = reward.status.in_(sql.words(*PAID))
+    is_waiting = reward.status.in_(sql.words(RewardStatus.pending, RewardStatus.held))
+    has_qualified = sa.and_(
+        reward.number == sa.literal_column("1"), reward.status != sql.word(RewardStatus.void)
     )
-    day, *figures = rows.c
-    return sa.select(day, *(_sum(figure, figure.name) for figure in figures)).group_by(day)
+    none: sa.ColumnElement[int] = sa.literal_column("0")
+    # An integer, because PostgreSQL's sum of BIGINT is NUMERIC.
+    count = sa.cast(sa.func.count(), sa.Integer())
 
+    def part(day: t.Any, **figures: t.Any) -> sa.Select[t.Any]:
+        columns = (figures.get(name, none).label(name) for name in _FIGURES)
+        return sa.select(day.label("day"), *columns)
 
-def _sum(figure: sa.ColumnElement[t.Any], name: str) -> sa.Label[int]:
-    # PostgreSQL's sum of a BIGINT is NUMERIC.
-    return sa.cast(sa.func.sum(figure), sa.BigInteger()).label(name)
+    # Each is a range of one index; the first is there for who has nothing.
+    parts = sa.union_all(
+        part(sa.cast(sa.null(), sa.Date())),
+        part(sa.case((daily.day >= first, daily.day)), clicks=daily.clicks).where(
+            daily.referrer_user_id == user
+        ),
+        part(clicked, clicks=count)
+        .where(click.referrer_user_id == user, is_open)
+        .group_by(clicked),
+        part(clicked, signups=count)
+        .where(click.referrer_user_id == user, click.referred_user_id.is_not(None))
+        .group_by(clicked),
+        part(
+            sa.case((earned_at >= begin, days.date_of(reward.created_at, dialect))),
+            conversions=sa.case((has_qualified, sa.literal_column("1")), else_=none),
+            earned_cents=sa.case((is_paid, reward.cents), else_=none),
+            pending_cents=sa.case((is_waiting, reward.cents - reward.reversed_cents), else_=none),
+            reversed_cents=sa.case((is_paid, reward.reversed_cents), else_=none),
+        ).where(
+            reward.user_id == user,
+            reward.role == sql.word(RewardRole.referrer),
+            reward.created_at.is_not(None),
+        ),
+    ).subquery()
+    sums = (sa.func.sum(parts.c[name]).label(name) for name in _FIGURES)
+    shown = sa.select(code.code).where(code.user_id == user).scalar_subquery()
+    return sa.select(parts.c.day, *sums, shown.label("code")).group_by(parts.c.day)

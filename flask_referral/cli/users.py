@@ -54,7 +54,7 @@ def stats(user: str, days: int, as_json: bool) -> None:
 
     with current.engine.connect() as connection:
         found = station.collect(connection, current.models, key, days, now=clock.now(), link=link)
-    report(as_json, found.to_dict(), _table(found, *no_link))
+    report(as_json, found, _table(Stats.of(found), *no_link))
 
 
 @click.command()

@@ -7,6 +7,8 @@ import typing as t
 
 import sqlalchemy as sa
 
+_UTC: sa.ColumnElement[str] = sa.literal_column("'UTC'", sa.Text())
+
 
 def day_of(moment: dt.datetime) -> dt.date:
     """Return the UTC day of an aware moment."""
@@ -38,7 +40,7 @@ def after(day: sa.ColumnElement[t.Any], dialect: str) -> sa.ColumnElement[t.Any]
     """Return the moment at which a day of the database's has ended; before all where it is NULL."""
     if dialect == "sqlite":
         return sa.func.coalesce(sa.func.date(day, "+1 day"), "", type_=sa.Text())
-    ended = sa.func.timezone("UTC", sa.cast(day + 1, sa.DateTime()))
+    ended = sa.func.timezone(_UTC, sa.cast(day + sa.literal_column("1"), sa.DateTime()))
     return sa.func.coalesce(
         ended, sa.literal_column("'-infinity'::timestamptz"), type_=sa.DateTime(timezone=True)
     )
@@ -48,4 +50,4 @@ def date_of(moment: sa.Column[t.Any], dialect: str) -> sa.ColumnElement[dt.date]
     """Return a moment's day, to group by and to show."""
     if dialect == "sqlite":
         return sa.func.date(moment, type_=sa.Date())
-    return sa.cast(sa.func.timezone("UTC", moment), sa.Date())
+    return sa.cast(sa.func.timezone(_UTC, moment), sa.Date())

@@ -87,7 +87,7 @@ def stats() -> ResponseReturnValue:
             link=functools.partial(known_link, state),
             reading=own_read(state, user_id),
         )
-    return jsonify(found.to_dict())
+    return jsonify(found)
 
 
 def check_code(code: str) -> ResponseReturnValue:
