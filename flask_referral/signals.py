@@ -112,6 +112,8 @@ def send_after_commit(session: Session | None, signal: NamedSignal, **values: t.
 
     :param session: None where what is told is committed already.
     """
+    if not signal.receivers:
+        return
     if session is None:
         send(signal, **values)
         return

@@ -7,6 +7,7 @@ of its own, before the INSERT, because a statement's snapshot is older than a lo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import typing as t
@@ -79,18 +80,37 @@ def lock(
     ids = sorted(set(user_ids))
     if may_lock_rows is None:
         may_lock_rows = bool(_is_lockable(db, models).scalar())
-    rows: t.Sequence[sa.Row[t.Any]] = ()
+    rows: t.Sequence[t.Any] = ()
     if may_lock_rows:
         rows = _lock_rows(db, models, ids=ids)
     if len(rows) < len(ids):
         # Row level security of the host's may hide rows of its user table.
         names = [f"flask_referral.wallet:{user_id}" for user_id in ids]
         rows = _lock_names(db, models, names=names)
-    if any(row[0] == "repeatable read" for row in rows):
+    for row in rows:
+        check_isolation(row.isolation)
+
+
+def check_isolation(isolation: str) -> None:
+    """Refuse a transaction that does not see what was written while it waited for a lock.
+
+    :raises ReferralError: for ``repeatable read``.
+    """
+    if isolation == "repeatable read":
         raise ReferralError(
             "A wallet cannot be credited in a REPEATABLE READ transaction: the balance would be "
             "computed from old rows. Use READ COMMITTED or SERIALIZABLE for it."
         )
+
+
+def locked_rows(models: Models, ids: t.Any) -> sa.Select[t.Any]:
+    """Select and lock the rows of users, in the order of their keys.
+
+    :param ids: what ``IN`` takes.
+    """
+    key = models.user_key
+    isolation = _isolation().label("isolation")
+    return sa.select(isolation).where(key.in_(ids)).order_by(key).with_for_update(key_share=True)
 
 
 @sql.statement
@@ -100,9 +120,7 @@ def _is_lockable(models: Models, dialect: str) -> sa.Select[t.Any]:
 
 @sql.statement
 def _lock_rows(models: Models, dialect: str) -> sa.Select[t.Any]:
-    key = models.user_key
-    ids = sa.bindparam("ids", type_=key.type, expanding=True)
-    return sa.select(_isolation()).where(key.in_(ids)).order_by(key).with_for_update(key_share=True)
+    return locked_rows(models, sa.bindparam("ids", type_=models.user_key.type, expanding=True))
 
 
 @sql.statement
@@ -110,7 +128,10 @@ def _lock_names(models: Models, dialect: str) -> sa.Select[t.Any]:
     names = sa.bindparam("names", type_=postgresql.ARRAY(sa.Text()))
     name = sa.func.unnest(names).column_valued()
     lock = sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0))
-    columns: list[sa.ColumnElement[t.Any]] = [_isolation(), sa.cast(lock, sa.Text())]
+    columns: list[sa.ColumnElement[t.Any]] = [
+        _isolation().label("isolation"),
+        sa.cast(lock, sa.Text()),
+    ]
     return sa.select(*columns)
 
 
@@ -131,10 +152,20 @@ def credit(db: sa.Connection, models: Models, table: sa.Table, entries: t.Sequen
 
     :raises WalletRefused: where a rule of the wallet's own, or of one of its columns, says no.
     """
-    try:
+    with explaining_refusals(table, entries):
         _write(db, models, table, entries)
+
+
+@contextlib.contextmanager
+def explaining_refusals(table: sa.Table, entries: t.Sequence[Entry]) -> t.Iterator[None]:
+    """Say whose rule it was where the block's statement is refused for a wallet's sake.
+
+    :raises WalletRefused: for a rule of the wallet's own, or of one of its columns.
+    """
+    try:
+        yield
     except sa.exc.DBAPIError as error:
-        if not (_is_refusal(error) or isinstance(error, sa.exc.IntegrityError | sa.exc.DataError)):
+        if not (_is_refusal(error) or _is_of_wallet(error, table)):
             raise
         rule = str(error.orig).strip().splitlines()[0]
         raise WalletRefused(
@@ -144,6 +175,14 @@ def credit(db: sa.Connection, models: Models, table: sa.Table, entries: t.Sequen
             "rows of type 'referral_bonus' and 'adjustment' (flask referral doctor helps), and "
             "repeat it; or store the order alone and make good later with flask referral convert."
         ) from error
+
+
+def _is_of_wallet(error: sa.exc.DBAPIError, table: sa.Table) -> bool:
+    if not isinstance(error, sa.exc.IntegrityError | sa.exc.DataError):
+        return False
+    # A value that does not fit has no table.
+    named = getattr(getattr(error.orig, "diag", None), "table_name", None)
+    return named in (None, table.name)
 
 
 def debit(db: sa.Connection, models: Models, table: sa.Table, entry: Entry) -> int:
@@ -207,10 +246,13 @@ def _is_refusal(error: sa.exc.DBAPIError) -> bool:
 
 
 def _write(db: sa.Connection, models: Models, table: sa.Table, entries: t.Sequence[Entry]) -> None:
-    statements: dict[int, sql.Statement] = table.info.setdefault("flask_referral", {})
     number = len(entries)
-    if number not in statements:
-        statements[number] = _insert(table, number)
+    insert = sql.kept(table.info, number, lambda: sql.statement(_values(table, number)))
+    insert(db, models, **parameters(table, entries))
+
+
+def parameters(table: sa.Table, entries: t.Sequence[Entry]) -> dict[str, t.Any]:
+    """Return the bound parameters of the INSERT of some rows."""
     reference = columns_of(table)["reference_id"]
     values: dict[str, t.Any] = {}
     for index, entry in enumerate(entries):
@@ -222,35 +264,49 @@ def _write(db: sa.Connection, models: Models, table: sa.Table, entries: t.Sequen
             f"description_{index}": entry.description,
             f"metadata_{index}": entry.metadata,
         }
-    statements[number](db, models, **values)
+    return values
 
 
-def _insert(table: sa.Table, number: int) -> sql.Statement:
-    """Return the INSERT of some rows into a wallet."""
+def _values(table: sa.Table, number: int) -> t.Callable[[Models, str], sa.Insert]:
+    """Return what builds the INSERT of some rows."""
+    return lambda models, dialect: sa.insert(table).values(
+        [_row(table, index, dialect) for index in range(number)]
+    )
 
-    def build(models: Models, dialect: str) -> sa.Insert:
-        columns = columns_of(table)
-        names = ["user_id", "amount_cents", "type", "reference_id"]
-        if "description" in columns:
-            names.append("description")
-        if "metadata" in columns and isinstance(columns["metadata"].type, sa.JSON):
-            names.append("metadata")
-        same: dict[sa.Column[t.Any], t.Any] = {columns["reference_type"]: REFERENCE_TYPE}
-        status = columns.get("status")
-        if status is not None and not (status.nullable or status.default or status.server_default):
-            same[status] = COMPLETED
-        if "created_at" in columns and dialect == "postgresql":
-            # now() is when the transaction began, which may be before the wallet's last row.
-            same[columns["created_at"]] = sa.func.clock_timestamp()
-        return sa.insert(table).values(
-            [
-                same
-                | {columns[name]: sql.parameter(f"{name}_{index}", columns[name]) for name in names}
-                for index in range(number)
-            ]
-        )
 
-    return sql.statement(build)
+def is_plain(table: sa.Table) -> bool:
+    """Whether a row can be written as a part of another statement.
+
+    The database does not know the defaults that the host's own code makes for each row.
+    """
+    return all(column.default is None for column in table.columns)
+
+
+def insert_where(table: sa.Table, index: int, condition: t.Any) -> sa.Insert:
+    """Return the INSERT of one row, on PostgreSQL, where a condition holds."""
+    row = _row(table, index, "postgresql")
+    return sa.insert(table).from_select(list(row), sa.select(*row.values()).where(condition))
+
+
+def _row(table: sa.Table, index: int, dialect: str) -> dict[sa.Column[t.Any], t.Any]:
+    columns = columns_of(table)
+    names = ["user_id", "amount_cents", "type", "reference_id"]
+    if "description" in columns:
+        names.append("description")
+    if "metadata" in columns and isinstance(columns["metadata"].type, sa.JSON):
+        names.append("metadata")
+    row: dict[sa.Column[t.Any], t.Any] = {
+        columns[name]: sql.parameter(f"{name}_{index}", columns[name]) for name in names
+    }
+    reference_type = columns["reference_type"]
+    row[reference_type] = sa.literal(REFERENCE_TYPE, reference_type.type)
+    status = columns.get("status")
+    if status is not None and not (status.nullable or status.default or status.server_default):
+        row[status] = sa.literal(COMPLETED, status.type)
+    if "created_at" in columns and dialect == "postgresql":
+        # now() is when the transaction began, which may be before the wallet's last row.
+        row[columns["created_at"]] = sa.func.clock_timestamp()
+    return row
 
 
 def _reference(column: sa.Column[t.Any], reward_id: uuid.UUID) -> t.Any:

@@ -12,6 +12,7 @@ import uuid
 
 import sqlalchemy as sa
 
+from .. import wallet
 from ..db import sql
 from ..db.models import Models
 from .facts import Kind
@@ -36,24 +37,44 @@ class Claim(t.NamedTuple):
 
 
 def claim(
-    tx: Transaction, provider: str, payment_id: str, membership_id: str, reward_id: uuid.UUID
+    tx: Transaction,
+    provider: str,
+    payment_id: str,
+    membership_id: str,
+    reward_id: uuid.UUID,
+    users: t.Collection[t.Any],
+    *,
+    may_lock_rows: bool,
 ) -> Claim:
-    """Claim a payment for a reward, and keep others from it. One statement.
+    """Claim a payment for a reward, keep others from it, and lock the wallets of two users.
 
-    The insert cannot happen twice: the reward that is stored is ``reward_id`` for one caller only.
-    The membership's row is locked first, as by facts that name only the membership.
+    One statement where these users' rows may be locked; two otherwise. The insert cannot happen
+    twice: the reward that is stored is ``reward_id`` for one caller only. The membership's row is
+    locked first, as by facts that name only the membership, and the wallets last.
+
+    :raises ReferralError: as :func:`flask_referral.wallet.lock`.
     """
-    found = _claim_both(
-        tx.db,
-        tx.models,
-        new_provider=provider,
-        new_payment=payment_id,
-        new_membership=membership_id,
-        new_outcome=f"{_REWARDED}{reward_id}",
-    )
-    outcomes = {row.kind: row.outcome for row in found}
-    stored = rewarded_by(outcomes[Kind.payment])
-    return Claim(stored, stored != reward_id, outcomes[Kind.membership] == WAITING)
+    values = {
+        "new_provider": provider,
+        "new_payment": payment_id,
+        "new_membership": membership_id,
+        "new_outcome": f"{_REWARDED}{reward_id}",
+    }
+    if may_lock_rows and tx.db.dialect.name != "sqlite":
+        values |= zip(("user_0", "user_1"), users, strict=True)
+        found = _claim_and_lock(tx.db, tx.models, **values)
+        locked = [row.isolation for row in found if row.isolation is not None]
+        for isolation in locked:
+            wallet.check_isolation(isolation)
+        payment, membership = found[0].payment, found[0].membership
+        if len(locked) < len(users):
+            wallet.lock(tx.db, tx.models, users, may_lock_rows=False)
+    else:
+        outcomes = {row.kind: row.outcome for row in _claim_both(tx.db, tx.models, **values)}
+        payment, membership = outcomes[Kind.payment], outcomes[Kind.membership]
+        wallet.lock(tx.db, tx.models, users, may_lock_rows=False)
+    stored = rewarded_by(payment)
+    return Claim(stored, stored != reward_id, membership == WAITING)
 
 
 def lock_payment(tx: Transaction, provider: str, payment_id: str) -> None:
@@ -107,7 +128,29 @@ def _upsert(models: Models, dialect: str, rows: list[dict[str, t.Any]]) -> t.Any
 
 
 @sql.statement
+def _claim_and_lock(models: Models, dialect: str) -> t.Any:
+    claimed = _both(models, dialect).cte("claimed")
+
+    def outcome(kind: Kind) -> sa.Label[t.Any]:
+        return sa.func.max(sa.case((claimed.c.kind == sql.word(kind), claimed.c.outcome))).label(
+            kind
+        )
+
+    # An aggregate, so that both are claimed before the first wallet is locked.
+    both = sa.select(outcome(Kind.payment), outcome(Kind.membership)).subquery()
+    ids = [sa.bindparam(f"user_{index}", type_=models.user_key.type) for index in (0, 1)]
+    # What makes it wait for the claim.
+    is_claimed = both.c.payment.is_not(None)
+    locked = wallet.locked_rows(models, ids).where(is_claimed).lateral()
+    return sa.select(both, locked.c.isolation).select_from(both.outerjoin(locked, sa.true()))
+
+
+@sql.statement
 def _claim_both(models: Models, dialect: str) -> t.Any:
+    return _both(models, dialect)
+
+
+def _both(models: Models, dialect: str) -> t.Any:
     membership, payment = _new("membership"), _new("payment")
     common = {"provider": _new("provider"), "membership_id": membership}
     return _upsert(

@@ -38,6 +38,7 @@ from .store import Look
 from .store import look_up
 from .store import new_conversion
 from .store import store
+from .store import Stored
 from .transaction import Transaction
 
 ATTEMPTS = 5
@@ -76,8 +77,9 @@ def convert(
 ) -> Outcome:
     """Turn a payment of a referred user into its rewards and credits, exactly once.
 
-    Five statements with a credit; one more with a velocity limit. A payment that earns nothing
-    takes one and stores nothing.
+    Three statements with a credit: the look, the claim with the locks, and what is written; on
+    SQLite, and where the wallet or its lock are not plain, up to five. One more with a velocity
+    limit. A payment that earns nothing takes one and stores nothing.
 
     :raises ReferralError: for a bonus that cannot be stored.
     :raises WalletRefused: where the wallet's own rules refuse the credit.
@@ -96,18 +98,27 @@ def convert(
             return Outcome(ConversionReason.no_bonus)
         tx.refuse_autocommit()
         with tx.all_or_nothing():
+            # The buyer, too, whose row could be deleted on the way to it.
+            users = (look.referrer_id, referred_id)
             if claim is None:
-                claim = claims.claim(tx, provider, payment_id, payment.membership_id, reward_id)
+                claim = claims.claim(
+                    tx,
+                    provider,
+                    payment_id,
+                    payment.membership_id,
+                    reward_id,
+                    users,
+                    may_lock_rows=look.may_lock_rows,
+                )
+            else:
+                wallet.lock(tx.db, tx.models, users, may_lock_rows=look.may_lock_rows)
             if claim.reward_id not in (None, reward_id):
                 # Somebody else was faster.
                 return _known(tx, look_up(tx, referred_id, payment), purchase)
-            # The buyer, too, whose row could be deleted on the way to it.
-            users = (look.referrer_id, referred_id)
-            wallet.lock(tx.db, tx.models, users, may_lock_rows=look.may_lock_rows)
             rows = _rows(tx, look, purchase, reward, reward_id, now)
-            owes = store(tx, look, payment, rows)
-            if owes is not None:
-                return _settle(tx, look, payment, claim, rows, owes=owes, now=now)
+            stored = store(tx, look, payment, rows)
+            if stored is not None:
+                return _settle(tx, look, payment, claim, rows, stored, now=now)
             # Whatever the policy says next, or raises: a claim without a reward must not stay.
             claims.set_reward(tx, provider, payment_id, None)
             claim = claim._replace(was_known=True)
@@ -260,8 +271,8 @@ def _settle(
     payment: Payment,
     claim: claims.Claim,
     rows: list[Row],
+    stored: Stored,
     *,
-    owes: bool,
     now: dt.datetime,
 ) -> Outcome:
     """Credit what was stored, and apply the facts that came before it."""
@@ -282,7 +293,7 @@ def _settle(
         campaign=first.campaign,
     )
     if first.status is RewardStatus.credited:
-        rewards.credit(tx, rows, owes=owes)
+        rewards.credit(tx, rows, owes=stored.owes, is_written=stored.is_credited)
     elif first.status is RewardStatus.held:
         for row in rows:
             facts.record(

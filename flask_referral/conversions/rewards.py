@@ -108,22 +108,34 @@ def save(tx: Transaction, row: Row, **changes: t.Any) -> Row:
     return changed
 
 
-def credit(tx: Transaction, rows: t.Sequence[Row], *, owes: bool | None = None) -> None:
+def credit(
+    tx: Transaction,
+    rows: t.Sequence[Row],
+    *,
+    owes: bool | None = None,
+    is_written: bool = False,
+) -> None:
     """Write what rewards are worth into the wallets, and let these pay what they owe.
 
     :param rows: rewards of one moment; those of 0 cents write and tell nothing.
     :param owes: whether one of the beneficiaries has a shortfall; None: not known.
+    :param is_written: whether the rows of the wallets are there already.
     """
     paying = [row for row in rows if row.due_cents]
     for row in paying:
         announce(tx, signals.conversion_credited, row, cents=row.due_cents)
     if tx.wallet is None or not paying:
         return
-    entries = [_entry(row, row.due_cents, BONUS, _NAMES[row.role]) for row in paying]
-    wallet.credit(tx.db, tx.models, tx.wallet, entries)
+    if not is_written:
+        wallet.credit(tx.db, tx.models, tx.wallet, bonuses(rows))
     if tx.settings.net_shortfall and owes is not False:
         for row in paying:
             _net(tx, row.user_id, row.due_cents)
+
+
+def bonuses(rows: t.Sequence[Row]) -> list[wallet.Entry]:
+    """Return what the wallets get of rewards."""
+    return [_entry(row, row.due_cents, BONUS, _NAMES[row.role]) for row in rows if row.due_cents]
 
 
 def take(tx: Transaction, row: Row, cents: int) -> int:

@@ -14,6 +14,8 @@ from ..db import sql
 from ..db.models import GONE
 from ..db.models import Models
 from ..db.models import RewardRole
+from ..db.models import RewardStatus
+from . import rewards
 from .facts import Kind
 from .payment import Payment
 from .rewards import Row
@@ -62,11 +64,22 @@ def count_since(tx: Transaction, referrer_id: t.Any, since: dt.datetime) -> int:
     return int(_count_since(tx.db, tx.models, user=referrer_id, since=since).scalar())
 
 
-def store(tx: Transaction, look: Look, payment: Payment, rows: list[Row]) -> bool | None:
-    """Write the conversion, where there is none, and the rewards.
+class Stored(t.NamedTuple):
+    """What :func:`store` has written."""
 
-    :return: whether one of the beneficiaries has a shortfall; None where nothing was written,
-        because what the look saw has changed.
+    #: Whether one of the beneficiaries has a shortfall.
+    owes: bool
+    #: Whether the wallets have their rows too.
+    is_credited: bool
+
+
+def store(tx: Transaction, look: Look, payment: Payment, rows: list[Row]) -> Stored | None:
+    """Write the conversion, where there is none, the rewards, and what is due into the wallets.
+
+    One statement on PostgreSQL. The wallets are left to the caller where that cannot be.
+
+    :return: None where nothing was written, because what the look saw has changed.
+    :raises WalletRefused: where a rule of the wallet's own says no.
     """
     first = rows[0]
     values = {
@@ -74,8 +87,6 @@ def store(tx: Transaction, look: Look, payment: Payment, rows: list[Row]) -> boo
         "referrer": first.user_id,
         "bound_code": look.code,
         "before": look.last_number,
-    }
-    of_reward = {
         **{f"new_{name}": getattr(first, name) for name in _SHARED},
         **{f"new_id_{row.role}": row.id for row in rows},
         **{f"new_cents_{row.role}": row.cents for row in rows},
@@ -87,13 +98,33 @@ def store(tx: Transaction, look: Look, payment: Payment, rows: list[Row]) -> boo
         if tx.db.dialect.name != "sqlite":
             values |= of_conversion
         # Which has no INSERT inside a WITH.
-        elif _insert_conversion(tx.db, tx.models, **values, **of_conversion).first() is None:
-            return None
-        else:
+        elif _insert_conversion(
+            tx.db, tx.models, **{name: values[name] for name in _BOUND}, **of_conversion
+        ).first():
             is_new = False
-    insert = _INSERTS[is_new, len(rows)]
-    stored = insert(tx.db, tx.models, **values, **of_reward)
-    return any(row.owes for row in stored) if stored else None
+        else:
+            return None
+    entries = _entries(tx, rows)
+    if not entries or tx.wallet is None:
+        stored = _INSERTS[is_new, len(rows)](tx.db, tx.models, **values)
+    else:
+        key = (is_new, len(rows), len(entries))
+        insert = sql.kept(tx.wallet.info, key, lambda: _rewards_insert(*key[:2], tx.wallet, key[2]))
+        values |= wallet.parameters(tx.wallet, entries)
+        with wallet.explaining_refusals(tx.wallet, entries):
+            stored = insert(tx.db, tx.models, **values)
+    return Stored(any(row.owes for row in stored), bool(entries)) if stored else None
+
+
+def _entries(tx: Transaction, rows: list[Row]) -> list[wallet.Entry]:
+    """Return what the wallets get by the statement that writes the rewards."""
+    is_possible = (
+        tx.wallet is not None
+        and rows[0].status is RewardStatus.credited
+        and tx.db.dialect.name == "postgresql"
+        and wallet.is_plain(tx.wallet)
+    )
+    return rewards.bonuses(rows) if is_possible else []
 
 
 def new_conversion(look: Look, payment: Payment, first: Row) -> dict[str, t.Any]:
@@ -116,6 +147,8 @@ def new_conversion(look: Look, payment: Payment, first: Row) -> dict[str, t.Any]
 #: What a conversion has, apart from what comes from the bound click.
 _MADE = ("id", "whop_membership_id", "bonus_cents", "metadata_", "converted_at")
 _OF_CONVERSION = "conversion_"
+#: The parameters of :func:`_bound`.
+_BOUND = ("referred", "referrer", "bound_code", "before")
 #: What all rewards of a payment have in common, apart from what comes from the bound click.
 _SHARED = (
     "provider",
@@ -246,8 +279,15 @@ def _insert_conversion(models: Models, dialect: str) -> t.Any:
     return _conversion_insert(models, dialect, _bound(models, dialect))
 
 
-def _rewards_insert(is_new: bool, number: int) -> sql.Statement:
-    """Return the INSERT of a payment's rewards, with its conversion where that is new."""
+def _rewards_insert(
+    is_new: bool, number: int, credited: sa.Table | None = None, entries: int = 0
+) -> sql.Statement:
+    """Return the INSERT of a payment's rewards, with its conversion where that is new.
+
+    :param number: how many rewards it has.
+    :param credited: the wallet that gets its rows in the same statement.
+    :param entries: how many it gets.
+    """
 
     def build(models: Models, dialect: str) -> t.Any:
         reward = models.ReferralReward.__table__
@@ -278,11 +318,20 @@ def _rewards_insert(is_new: bool, number: int) -> sql.Statement:
         owes = sa.exists().where(
             sa.or_(*(owed.user_id == user for user in users)), owed.shortfall_cents > 0
         )
-        return (
+        insert = (
             sa.insert(reward)
             .from_select(list(columns), parts[0] if number == 1 else sa.union_all(*parts))
             .returning(reward.c.id, owes.label("owes"))
         )
+        if credited is None:
+            return insert
+        stored = insert.cte("reward")
+        is_stored = sa.exists(sa.select(stored.c.id))
+        credits = [
+            wallet.insert_where(credited, index, is_stored).cte(f"credit_{index}")
+            for index in range(entries)
+        ]
+        return sa.select(stored.c.owes).add_cte(*credits)
 
     return sql.statement(build)
 

@@ -480,7 +480,9 @@ def attach(session: Session, model: type[M], **values: t.Any) -> M:
         for name, value in values.items():
             set_committed_value(known, name, value)
         return known
-    entity = model(**values)
+    # As loading does it: no constructor of the host's, no event for each attribute.
+    entity: M = sa.inspect(model).class_manager.new_instance()
+    vars(entity).update(values)
     make_transient_to_detached(entity)
     session.add(entity)
     return entity

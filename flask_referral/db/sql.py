@@ -132,6 +132,17 @@ def statement(build: t.Callable[[Models, str], sa.Executable]) -> Statement:
     return Statement(build)
 
 
+def kept(info: dict[t.Any, t.Any], key: t.Hashable, make: t.Callable[[], Statement]) -> Statement:
+    """Return a statement on a table of the host's, made on its first use.
+
+    :param info: the table's own ``info``, since two hosts have two tables.
+    """
+    statements: dict[t.Hashable, Statement] = info.setdefault("flask_referral", {})
+    if key not in statements:
+        statements[key] = make()
+    return statements[key]
+
+
 class _Prepared:
     """A statement as a driver takes it: a text, and what converts its values and its results.
 
