@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import hmac
-import ipaddress
 import os
+import socket
 import typing as t
 import uuid
 from urllib.parse import urlsplit
@@ -28,6 +29,8 @@ REFERRER_LENGTH = 512
 RANDOM, DERIVED = 7, 8
 #: More than this of a header is not looked at.
 _LONGEST_HEADER = 4096
+#: RFC 4291, section 2.5.5.2
+_IPV4_MAPPED = bytes(10) + b"\xff\xff"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -121,11 +124,9 @@ def forgotten_since(settings: Settings, now: dt.datetime) -> dt.datetime:
     return now - dt.timedelta(seconds=seconds) - SKEW
 
 
-def is_repetition(touch: Touch, visit: Visit, dedupe_seconds: int) -> bool:
-    """Whether the visitor's cookie proves that this click has been counted."""
-    return touch.code == visit.code and _bucket(touch.at, dedupe_seconds) == _bucket(
-        visit.at, dedupe_seconds
-    )
+def is_repetition(touch: Touch, code: str, at: dt.datetime, dedupe_seconds: int) -> bool:
+    """Whether the visitor's cookie proves that a click on a code has been counted."""
+    return touch.code == code and _bucket(touch.at, dedupe_seconds) == _bucket(at, dedupe_seconds)
 
 
 def derive_id(visit: Visit, secret: bytes, dedupe_seconds: int) -> uuid.UUID:
@@ -154,8 +155,7 @@ def hash_address(address: str | None, ip_key: bytes | None, at: dt.datetime) -> 
     Each month (UTC) has a key of its own, so that a visitor cannot be followed over months. An
     IPv6 address counts by its /64, which is what one subscriber has.
     """
-    network = _network(address)
-    if ip_key is None or not network:
+    if ip_key is None or not (network := _network(address)):
         return None
     month = f"{at:%Y-%m}"
     key = hmac.digest(ip_key, f"flask-referral ip {month}".encode(), "sha256")
@@ -164,8 +164,10 @@ def hash_address(address: str | None, ip_key: bytes | None, at: dt.datetime) -> 
 
 def clean_text(text: str | None, length: int) -> str | None:
     """Return what can be printed of a header, at most ``length`` characters of it."""
-    kept = (character for character in (text or "")[:_LONGEST_HEADER] if character.isprintable())
-    return "".join(kept)[:length].strip() or None
+    kept = (text or "")[:_LONGEST_HEADER]
+    if not kept.isprintable():
+        kept = "".join(character for character in kept if character.isprintable())
+    return kept[:length].strip() or None
 
 
 def clean_referrer(url: str | None, own_host: str) -> str | None:
@@ -192,15 +194,15 @@ def _bucket(at: dt.datetime, seconds: int) -> int:
 
 
 def _network(address: str | None) -> bytes:
-    try:
-        ip = ipaddress.ip_address((address or "").partition("%")[0])
-    except ValueError:
-        return b""
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is None:
-            return ip.packed[:8]
-        ip = ip.ipv4_mapped
-    return ip.packed
+    text = (address or "").partition("%")[0]
+    for family in (socket.AF_INET, socket.AF_INET6):
+        # A tenth of what the ipaddress module takes.
+        with contextlib.suppress(OSError, ValueError):
+            packed = socket.inet_pton(family, text)
+            if packed.startswith(_IPV4_MAPPED):
+                return packed[len(_IPV4_MAPPED) :]
+            return packed[:8]
+    return b""
 
 
 def _uuid(version: int, milliseconds: int, tail: bytes) -> uuid.UUID:

@@ -279,7 +279,9 @@ def is_plain(table: sa.Table) -> bool:
 
     The database does not know the defaults that the host's own code makes for each row.
     """
-    return all(column.default is None for column in table.columns)
+    return sql.kept(
+        table.info, is_plain, lambda: all(column.default is None for column in table.columns)
+    )
 
 
 def insert_where(table: sa.Table, index: int, condition: t.Any) -> sa.Insert:

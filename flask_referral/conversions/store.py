@@ -45,14 +45,16 @@ def look_up(tx: Transaction, referred_id: t.Any, payment: Payment) -> Look:
     row = _look(
         tx.db, tx.models, referred=referred_id, provider=payment.provider, payment=payment.id
     ).first()
-    columns = tx.models.ReferralConversion.__table__.c
-    conversion = {key: getattr(row, f"{_OF_CONVERSION}{key}") for key in columns.keys()}  # noqa: SIM118
+    conversion = None
+    if row.conversion_id is not None:
+        keys = tx.models.ReferralConversion.__table__.c.keys()
+        conversion = {key: getattr(row, f"{_OF_CONVERSION}{key}") for key in keys}
     return Look(
         referrer_id=row.referrer_user_id,
         code=row.referral_code,
         may_lock_rows=bool(row.may_lock_rows),
         is_user=bool(row.is_user),
-        conversion=conversion if conversion["id"] is not None else None,
+        conversion=conversion,
         last_number=row.number,
         first_paid_at=row.first_paid_at and as_utc(row.first_paid_at),
         outcome=row.outcome,

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import configure_mappers
 from sqlalchemy.orm import make_transient_to_detached
 from sqlalchemy.orm import Mapped
 from sqlalchemy.orm import mapped_column
@@ -23,7 +24,6 @@ from sqlalchemy.orm import MappedColumn
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
-from sqlalchemy.orm.util import identity_key
 from sqlalchemy.schema import conv
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -474,14 +474,17 @@ def attach(session: Session, model: type[M], **values: t.Any) -> M:
 
     :param values: the row's, with its primary key.
     """
+    mapper = sa.inspect(model)
     key = tuple(values[name] for name in model._key)
-    known: M | None = session.identity_map.get(identity_key(model, key))
+    known: M | None = session.identity_map.get(mapper.identity_key_from_primary_key(key))
     if known is not None:
         for name, value in values.items():
             set_committed_value(known, name, value)
         return known
     # As loading does it: no constructor of the host's, no event for each attribute.
-    entity: M = sa.inspect(model).class_manager.new_instance()
+    if not mapper.configured:
+        configure_mappers()
+    entity: M = mapper.class_manager.new_instance()
     vars(entity).update(values)
     make_transient_to_detached(entity)
     session.add(entity)
@@ -490,7 +493,8 @@ def attach(session: Session, model: type[M], **values: t.Any) -> M:
 
 def expire(session: Session, model: type[_Mixin], key: t.Any) -> None:
     """Let the session's entity of a row, if it has one, be read again when it is next used."""
-    entity = session.identity_map.get(identity_key(model, key))
+    identity = sa.inspect(model).identity_key_from_primary_key((key,))
+    entity = session.identity_map.get(identity)
     if entity is not None:
         session.expire(entity)
 

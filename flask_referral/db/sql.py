@@ -14,6 +14,8 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 if t.TYPE_CHECKING:
     from .models import Models
 
+T = t.TypeVar("T")
+
 #: Quotes names as PostgreSQL reads them; those of the drivers double each "%".
 IDENTIFIERS = PGDialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]
 
@@ -132,15 +134,15 @@ def statement(build: t.Callable[[Models, str], sa.Executable]) -> Statement:
     return Statement(build)
 
 
-def kept(info: dict[t.Any, t.Any], key: t.Hashable, make: t.Callable[[], Statement]) -> Statement:
-    """Return a statement on a table of the host's, made on its first use.
+def kept(info: dict[t.Any, t.Any], key: t.Hashable, make: t.Callable[[], T]) -> T:
+    """Return what was made of a table of the host's on its first use.
 
     :param info: the table's own ``info``, since two hosts have two tables.
     """
-    statements: dict[t.Hashable, Statement] = info.setdefault("flask_referral", {})
-    if key not in statements:
-        statements[key] = make()
-    return statements[key]
+    known: dict[t.Hashable, T] = info.setdefault("flask_referral", {})
+    if key not in known:
+        known[key] = make()
+    return known[key]
 
 
 class _Prepared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import hashlib
 import re
 import typing as t
@@ -122,10 +123,15 @@ def verify(text: str, salt: bytes) -> Touch | None:
 
 
 def _signer(salt: bytes) -> Signer:
-    return Signer(_secrets(), salt, key_derivation="hmac", digest_method=hashlib.sha256)
+    return _signer_with(_secrets(), salt)
 
 
-def _secrets() -> list[bytes]:
+@functools.lru_cache(maxsize=16)
+def _signer_with(secrets: tuple[bytes, ...], salt: bytes) -> Signer:
+    return Signer(list(secrets), salt, key_derivation="hmac", digest_method=hashlib.sha256)
+
+
+def _secrets() -> tuple[bytes, ...]:
     """Return the keys that may have signed, the one that signs last."""
     key = current_app.secret_key
     if not key:
@@ -134,4 +140,4 @@ def _secrets() -> list[bytes]:
         )
     # Flask 3.1 knows keys that are being replaced.
     keys = [*(current_app.config.get("SECRET_KEY_FALLBACKS") or ()), key]
-    return [item.encode() if isinstance(item, str) else item for item in keys]
+    return tuple(item.encode() if isinstance(item, str) else item for item in keys)

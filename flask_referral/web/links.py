@@ -55,11 +55,15 @@ def follow(code: str) -> Response:
 
 def capture_from_query(response: Response) -> Response:
     """Treat a page that was asked for with ``?ref=CODE`` as a visit through the code."""
-    if not request.environ.get("QUERY_STRING"):
-        # Nearly every request of the host's; nothing else of ours runs on it.
+    # Nearly every request of the host's has none or another, and nothing else of ours runs on it.
+    query = request.environ.get("QUERY_STRING")
+    if not query:
         return response
     try:
-        code = _code_in_query(current_state(), response)
+        state = current_state()
+        if state.settings.query_param not in query:
+            return response
+        code = _code_in_query(state, response)
     except Exception:
         current_app.logger.exception("A page's referral code could not be read.")
         return response
@@ -70,7 +74,7 @@ def capture_from_query(response: Response) -> Response:
             response.cache_control.public = False
             response.cache_control.s_maxage = None
             response.cache_control.private = True
-        visits.capture(current_state(), response, code)
+        visits.capture(state, response, code)
     return response
 
 

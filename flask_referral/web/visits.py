@@ -5,7 +5,6 @@ Nothing here may break a page: what goes wrong is logged, and the page is served
 
 from __future__ import annotations
 
-import dataclasses
 import typing as t
 
 from flask import current_app
@@ -41,16 +40,16 @@ def capture(state: State, response: Response, code: str) -> None:
             return
         settings, headers, now = state.settings, request.headers, clock.now()
         remembered = cookies.current_touch(settings)
+        if remembered and clicks.is_repetition(remembered, code, now, settings.dedupe_seconds):
+            return
         visit = Visit(
             code=code,
             at=now,
             address=request.remote_addr,
             user_agent=clicks.clean_text(headers.get("User-Agent"), clicks.USER_AGENT_LENGTH),
             referrer_url=clicks.clean_referrer(headers.get("Referer"), request.host),
+            visitor_id=_visitor_id(state),
         )
-        if remembered and clicks.is_repetition(remembered, visit, settings.dedupe_seconds):
-            return
-        visit = dataclasses.replace(visit, visitor_id=_visitor_id(state))
         touch = _record(state, response, visit)
         if touch is not None and (remembered is None or settings.touch == "last"):
             cookies.write(response, touch, settings, now)

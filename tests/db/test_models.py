@@ -159,6 +159,18 @@ def test_relationships(db: SQLAlchemy, referral: Referral) -> None:
         assert [conversion.metadata_ for conversion in bob.bought] == [{"plan": "gold"}]
 
 
+def test_the_first_result_of_a_host_that_has_no_classes(db: SQLAlchemy, referral: Referral) -> None:
+    """Nobody has asked anything of a mapped class by then."""
+    users = sa.Table("users", db.metadata, sa.Column("id", sa.Integer, primary_key=True))
+    app = make_app(db)
+    referral.init_app(app, db, user_model=users)
+    with app.app_context():
+        db.create_all()
+        db.session.execute(users.insert().values(id=1))
+        code = referral.get_or_create_code(1)
+        assert (code.user_id, len(code.code)) == (1, 8)
+
+
 @pytest.mark.parametrize("own_metadata", [True, False])
 def test_table_in_another_schema(db: SQLAlchemy, referral: Referral, own_metadata: bool) -> None:
     metadata = sa.MetaData() if own_metadata else db.metadata
