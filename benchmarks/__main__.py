@@ -34,6 +34,8 @@ WORKLOADS = {
     "statistics": "statistics, 100 clicks",
     "page": "a page of the host's",
 }
+#: Those whose user is logged in.
+IN_SESSION = ("existing_code", "new_code", "conversion", "statistics")
 #: Requests of a round in process.
 BATCH = 200
 Make = t.Callable[[], Request]
@@ -59,7 +61,7 @@ def main() -> None:
         print("\n## Processor time of a request, in process\n")
         _in_process(url, work, only, arguments.rounds, in_session=False)
         print("\n## The same where the host has loaded the user in its session\n")
-        in_session = [name for name in only if name in ("existing_code", "new_code", "statistics")]
+        in_session = [name for name in only if name in IN_SESSION]
         _in_process(url, work, in_session, arguments.rounds, in_session=True)
         if not arguments.no_http:
             print(f"\n## Requests a second over gunicorn, {measure.WORKERS} sync workers\n")

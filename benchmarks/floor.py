@@ -58,7 +58,6 @@ FROM referral_clicks AS click WHERE click.referred_user_id = %s
 """
 # The payment before the wallet; the last of the statements is the lock.
 _CLAIM = """
-BEGIN;
 INSERT INTO referral_events (provider, kind, event_id, payment_id, membership_id, outcome)
 VALUES ('host', 'membership', %(payment)s, NULL, %(payment)s, 'known'),
        ('host', 'payment', %(payment)s, %(payment)s, %(payment)s, %(outcome)s)
@@ -233,13 +232,18 @@ def create_app(url: str, *, in_session: bool = False) -> Flask:
         }
         with connection().cursor() as cursor:
             try:
-                cursor.execute(_CLAIM, values)
+                # The session has begun its transaction by itself.
+                cursor.execute(_CLAIM if in_session else f"BEGIN; {_CLAIM}", values)
                 cursor.execute(_CONVERT, values)
                 stored = cursor.fetchone() is not None
-                cursor.execute("COMMIT" if stored else "ROLLBACK")
+                if not in_session:
+                    cursor.execute("COMMIT" if stored else "ROLLBACK")
             except psycopg2.Error:
-                cursor.execute("ROLLBACK")
+                if not in_session:
+                    cursor.execute("ROLLBACK")
                 raise
+        if in_session:
+            db.session.commit() if stored else db.session.rollback()
         return jsonify(outcome="converted" if stored else "already_converted")
 
     @app.get("/api/referral/stats")
