@@ -129,14 +129,15 @@ def test_who_is_younger_than_the_replica_has_statistics(
 ) -> None:
     """And their code, once there is one: reading them makes none."""
     host = make(REFERRAL_RLS_ROLE=role)
+    known = host.add_user()
     with granted(pair, host), pair.behind():
-        user = host.add_user()
-        assert clicks_told(host, user) == [0] * 3
-        assert host.client().get(STATS).get_json()["code"] is None
-        assert host.client().get(STATS).get_json()["link"] is None
-        code = host.client().post("/api/referral/generate").get_json()["code"]
-        browser(host).get(f"/r/{code}")
-        assert host.client().get(STATS).get_json()["code"] == code
+        for user in (known, host.add_user()):
+            assert clicks_told(host, user) == [0] * 3
+            assert host.client().get(STATS).get_json()["code"] is None
+            code = host.client().post("/api/referral/generate").get_json()["code"]
+            found = host.client().get(STATS).get_json()
+            assert found["code"] == code
+            assert found["link"].endswith(f"/r/{code}")
         with host.app.test_request_context(), pytest.raises(UnknownUser):
             host.referral.stats(12345)
 
