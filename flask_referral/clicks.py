@@ -84,6 +84,9 @@ def record(
 ) -> Recorded | None:
     """Store a visit, once for each visitor, code and window. One statement; two for a repetition.
 
+    With ``REFERRAL_CLICK_DURABILITY = "async"`` the commit does not wait for the disk where the
+    statement is a transaction of its own. In the host's the host's commit decides.
+
     :param secret: the application's secret; the ids of clicks are derived from it.
     :return: the visit's row, or None for an unknown code and for the referrer's own visit.
     """
@@ -96,7 +99,9 @@ def record(
         "agent": visit.user_agent,
         "address": hash_address(visit.address, settings.ip_key, visit.at),
     }
-    row = _insert(db, models, **values).first()
+    is_async = settings.click_durability == "async" and db.dialect.name == "postgresql"
+    insert = _insert_async if is_async and sql.is_autocommit(db) else _insert
+    row = insert(db, models, **values).first()
     created = row is not None
     # Unknown, the referrer's own, or a visitor whose browser did not bring the cookie back.
     row = row or _select(db, models, **values).first()
@@ -213,6 +218,18 @@ def _uuid(version: int, milliseconds: int, tail: bytes) -> uuid.UUID:
 
 @sql.statement
 def _insert(models: Models, dialect: str) -> sa.Executable:
+    return _inserting(models, dialect)
+
+
+@sql.statement
+def _insert_async(models: Models, dialect: str) -> sa.Executable:
+    # Volatile, so that it is called for the row that is inserted, before the commit; undone by
+    # the commit. https://www.postgresql.org/docs/current/wal-async-commit.html
+    switch = "pg_catalog.set_config('synchronous_commit', 'off', true)"
+    return _inserting(models, dialect, sa.literal_column(switch, sa.Text()) == sql.word("off"))
+
+
+def _inserting(models: Models, dialect: str, *where: sa.ColumnElement[bool]) -> sa.Executable:
     click = models.ReferralClick.__table__
     code = models.ReferralCode.__table__.c
     columns = {
@@ -226,7 +243,7 @@ def _insert(models: Models, dialect: str) -> sa.Executable:
     }
     insert: sa.Executable = (
         sql.insert(dialect, click)
-        .from_select(list(columns), _owned(models, *columns.values()))
+        .from_select(list(columns), _owned(models, *columns.values()).where(*where))
         .on_conflict_do_nothing(index_elements=[click.c.id])
         .returning(click.c.clicked_at)
     )

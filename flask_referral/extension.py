@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import re
 import typing as t
 import weakref
@@ -57,6 +56,7 @@ from .web import api
 from .web import auto
 from .web import cookies
 from .web import links
+from .web import reports
 
 IdentityLoaderT = t.TypeVar("IdentityLoaderT", bound=IdentityLoader)
 ConsentLoaderT = t.TypeVar("ConsentLoaderT", bound=ConsentLoader)
@@ -152,6 +152,8 @@ class Referral:
                 )
             _check_dialect(db.engines[models.bind_key].dialect)
             _check_schemas(db.engines[models.bind_key])
+            if settings.read_bind is not None:
+                _check_read_bind(db, models, settings.read_bind)
         wallet_table = None if wallet_model is None else _wallet_table(db, models, wallet_model)
         self._states[app] = State(
             settings=settings,
@@ -394,7 +396,9 @@ class Referral:
 
         A read: it makes no code, so ``code`` and ``link`` are None until there is one; ``link``
         is None too where the address of links is not known (see :meth:`link_for`). One
-        statement, whatever the number of clicks; two where there is no code.
+        statement, whatever the number of clicks; two where there is no code. What ``db.session``
+        has not committed counts, unless ``REFERRAL_READ_BIND`` is set: then the figures are those
+        of that database.
 
         :param user: a user object or a user id.
         :param days: how many days the series has, 1 to 366; today is the last.
@@ -403,16 +407,8 @@ class Referral:
         """
         state = self.state
         user_id = identity.user_id(state, user)
-        answer = stats.collect(
-            state.models.connection(_flushed_session(state)),
-            state.models,
-            user_id,
-            days,
-            now=clock.now(),
-            link=functools.partial(links.known_link, state),
-            reading=rls.own_read(state, user_id),
-        )
-        return Stats.of(answer)
+        _flushed_session(state)
+        return Stats.of(reports.stats(state, user_id, days))
 
     def acting_as(self, user: t.Any) -> contextlib.AbstractContextManager[None]:
         """Put ``db.session`` under the row level security of one user, for reading.
@@ -517,6 +513,22 @@ def _check_schemas(engine: sa.Engine) -> None:
             "the models, as in SQLAlchemy(metadata=MetaData(schema=...)), or in the connection's "
             "search_path."
         )
+
+
+def _check_read_bind(db: SQLAlchemy, models: Models, read_bind: str) -> None:
+    copied, engine = db.engines[models.bind_key], db.engines.get(read_bind)
+    if engine is None:
+        raise ConfigurationError(
+            f"REFERRAL_READ_BIND names the database {read_bind!r}, which SQLALCHEMY_BINDS does not "
+            "name; add it there."
+        )
+    if read_bind == models.bind_key or engine.dialect.name != copied.dialect.name:
+        raise ConfigurationError(
+            f"REFERRAL_READ_BIND names the database {read_bind!r}, which is no replica of the "
+            f"users' database {models.bind_key or 'default'!r}: name another of the same kind "
+            f"({copied.dialect.name}), or leave REFERRAL_READ_BIND out."
+        )
+    _check_schemas(engine)
 
 
 def _wallet_table(db: SQLAlchemy, models: Models, wallet_model: t.Any) -> sa.Table:

@@ -215,6 +215,12 @@ class Settings:
     hold_days: int = _setting(0, _integer(0, 3650))
     #: Seconds in which one visitor and code make one click.
     dedupe_seconds: int = _setting(86_400, _positive)
+    #: Whether the commit of a click waits for the disk ("full") or not ("async", PostgreSQL).
+    click_durability: str = _setting("full", _one_of("full", "async"))
+    #: The name of the host's bind, a replica, that statistics are read from.
+    read_bind: str | None = _setting(
+        None, _optional(_matching(re.compile(r".+"), "a name of SQLALCHEMY_BINDS"))
+    )
     #: Bind the visit when the host inserts its user row.
     auto_attribute: bool = _setting(False, _boolean)
     #: The column of the user table that holds when the account was made.

@@ -173,6 +173,32 @@ def test_unknown_bind(db: SQLAlchemy) -> None:
     refused(make_app(db), "database 'accounts', which SQLALCHEMY_BINDS does not", user_model=user)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("replicas", "'replicas', which SQLALCHEMY_BINDS does not name; add it there"),
+        ("accounts", "'accounts', which is no replica of the users' database 'accounts': name an"),
+        (
+            "other kind",
+            r"no replica .* another of the same kind \(sqlite\), or leave REFERRAL_READ",
+        ),
+        ("mapped", "cannot follow a schema_translate_map"),
+    ],
+)
+def test_a_read_bind_that_is_no_replica(db: SQLAlchemy, name: str, message: str) -> None:
+    user = make_user(db, __bind_key__="accounts")
+    mapping = {"schema_translate_map": {None: "shop"}}
+    binds = {
+        "accounts": "sqlite://",
+        "other kind": "postgresql+psycopg2://localhost/x",
+        "mapped": {"url": "sqlite://", "execution_options": mapping},
+    }
+    app = make_app(db, SQLALCHEMY_BINDS=binds, REFERRAL_READ_BIND=name)
+    refused(
+        app, message if name == "mapped" else f"REFERRAL_READ_BIND .*{message}", user_model=user
+    )
+
+
 @pytest.mark.parametrize("url", ["mysql://localhost/x", "mariadb://localhost/x"])
 def test_another_database(db: SQLAlchemy, url: str) -> None:
     # A driver in name only: nothing connects.

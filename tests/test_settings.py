@@ -40,6 +40,8 @@ DEFAULTS = {
     "REFERRAL_RENEWALS": 0,
     "REFERRAL_MIN_PAYMENT_CENTS": 1,
     "REFERRAL_NET_SHORTFALL": True,
+    "REFERRAL_CLICK_DURABILITY": "full",
+    "REFERRAL_READ_BIND": None,
 }
 
 #: The value as it is written, and as it is read.
@@ -78,6 +80,8 @@ GOOD: dict[str, list[tuple[t.Any, t.Any]]] = {
     "REFERRAL_RENEWALS": [(None, None), (0, 0), (12, 12)],
     "REFERRAL_MIN_PAYMENT_CENTS": [(0, 0), (500, 500)],
     "REFERRAL_NET_SHORTFALL": [(False, False)],
+    "REFERRAL_CLICK_DURABILITY": [("full", "full"), ("async", "async")],
+    "REFERRAL_READ_BIND": [(None, None), ("replica", "replica")],
     "REFERRAL_WHOP_COMPANY_ID": [("biz_1", ("biz_1",)), (("biz_1", "biz_2"), ("biz_1", "biz_2"))],
 }
 
@@ -147,6 +151,8 @@ BAD: dict[str, list[t.Any]] = {
     "REFERRAL_RENEWALS": [*NO_WHOLE_NUMBER, "all"],
     "REFERRAL_MIN_PAYMENT_CENTS": [*NO_WHOLE_NUMBER, None],
     "REFERRAL_NET_SHORTFALL": [0, 1, "yes", None],
+    "REFERRAL_CLICK_DURABILITY": ["", "off", "Async", None, True, 0, []],
+    "REFERRAL_READ_BIND": [*NO_TEXT, "", "replica\n"],
     "REFERRAL_WHOP_COMPANY_ID": [*NO_TEXT, "", ["biz_1", 2]],
 }
 

@@ -11,6 +11,7 @@ from ..errors import ConfigurationError
 from ..host.identity import convert_key
 from ..results import Stats
 from ..upkeep import personal
+from ..web import reports
 from ..web.links import share_link
 from . import batches
 from .batches import plural
@@ -52,8 +53,7 @@ def stats(user: str, days: int, as_json: bool) -> None:
             no_link.append(str(error))
             return None
 
-    with current.engine.connect() as connection:
-        found = station.collect(connection, current.models, key, days, now=clock.now(), link=link)
+    found = reports.stats(current, key, days, link)
     report(as_json, found, _table(Stats.of(found), *no_link))
 
 

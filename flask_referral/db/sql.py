@@ -308,8 +308,10 @@ def driver(db: sa.Connection) -> t.Any:
     return db.connection.dbapi_connection
 
 
-def is_autocommit(db: sa.Connection) -> bool:
+def is_autocommit(db: Connection) -> bool:
     """Whether the driver runs each statement in a transaction of its own."""
+    if isinstance(db, Lent):
+        return True
     if db.dialect.name == "sqlite":
         return driver(db).isolation_level is None and not driver(db).in_transaction
     return bool(driver(db).autocommit)

@@ -7,6 +7,7 @@ import typing as t
 import sqlalchemy as sa
 
 from .. import schema
+from ..db.failures import is_away
 from ..db.models import USERS_TRIGGER
 from ..errors import SchemaDiffers
 from .findings import Check
@@ -123,6 +124,34 @@ def deleted_users(patient: Patient) -> t.Iterator[Finding]:
         )
 
 
+def read_bind(patient: Patient) -> t.Iterator[Finding]:
+    """Whether statistics find in the replica what they read."""
+    engine = patient.state.read_engine
+    assert engine is not None
+    name = f"The database {patient.state.settings.read_bind!r} of REFERRAL_READ_BIND"
+    column = patient.state.models.ReferralCode.__table__.c.code
+    with patient.connect() as connection:
+        code = connection.scalar(sa.select(column).limit(1))
+    try:
+        with engine.connect() as connection:
+            found = connection.scalar(sa.select(column).where(column == code))
+    except sa.exc.SQLAlchemyError as error:
+        what = "did not answer" if is_away(error) else "cannot be read"
+        yield fault(
+            f"{name} {what}, so there are no statistics.",
+            "Mend it, with its URL in SQLALCHEMY_BINDS and the rights of its login, or leave "
+            "REFERRAL_READ_BIND out.",
+        )
+    else:
+        if found != code:
+            yield fault(
+                f"{name} does not have, or does not show its login, a code that the users' "
+                "database has.",
+                "Let it follow that database, and give its login the same rights (flask referral "
+                "rls grant --service-role), or leave REFERRAL_READ_BIND out.",
+            )
+
+
 def _dotted(version: tuple[t.Any, ...]) -> str:
     return ".".join(map(str, version))
 
@@ -141,6 +170,13 @@ CHECKS = (
         models_agree,
         "The referral tables are as the models declare them.",
         ("database", "migrations"),
+    ),
+    Check(
+        "read-bind",
+        read_bind,
+        "The database of REFERRAL_READ_BIND has what statistics read.",
+        ("database", "migrations"),
+        applies=lambda patient: patient.state.settings.read_bind is not None,
     ),
     Check(
         "deleted-users",

@@ -60,9 +60,20 @@ class State:
         """The engine of the database that holds our tables; needs an application context."""
         return self.db.engines[self.models.bind_key]
 
-    def autocommit(self) -> contextlib.AbstractContextManager[sql.Connection]:
-        """Lend a connection on which each statement is a transaction of its own."""
-        return sql.lend(self.engine)
+    @property
+    def read_engine(self) -> sa.Engine | None:
+        """The engine of ``REFERRAL_READ_BIND``, or None; needs an application context."""
+        bind = self.settings.read_bind
+        return None if bind is None else self.db.engines[bind]
+
+    def autocommit(
+        self, engine: sa.Engine | None = None
+    ) -> contextlib.AbstractContextManager[sql.Connection]:
+        """Lend a connection on which each statement is a transaction of its own.
+
+        :param engine: default: :attr:`engine`.
+        """
+        return sql.lend(engine or self.engine)
 
     @property
     def uses_row_security(self) -> bool:

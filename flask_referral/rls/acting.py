@@ -21,6 +21,7 @@ from sqlalchemy.orm import Mapper
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import SessionTransaction
 
+from ..db.sql import Connection
 from ..db.sql import IDENTIFIERS
 from ..db.sql import sqlstate
 from ..errors import RowSecurityUnavailable
@@ -186,24 +187,7 @@ def acting_as(
     :raises RowSecurityUnavailable: where this database, connection or role cannot do it.
     """
     mapper: Mapper[t.Any] = sa.inspect(models.ReferralCode)
-    dialect = session.get_bind(mapper).dialect
-    if dialect.name != "postgresql":
-        raise RowSecurityUnavailable(
-            f"acting_as() needs PostgreSQL, and this database is {dialect.name!r}; row level "
-            "security does not exist there."
-        )
-    if dialect.driver not in ("psycopg2", "psycopg"):
-        raise RowSecurityUnavailable(
-            f"acting_as() works with the drivers psycopg2 and psycopg, not with "
-            f"{dialect.driver!r}; name one of them in SQLALCHEMY_DATABASE_URI, as in "
-            "postgresql+psycopg2://."
-        )
-    if settings.rls_role is None:
-        raise RowSecurityUnavailable(
-            "acting_as() needs a role: run `flask referral rls grant --user-role ROLE` and set "
-            "REFERRAL_RLS_ROLE to it."
-        )
-    block = _block(models, dialect, settings.rls_role, user_id)
+    block = _block(models, session.get_bind(mapper).dialect, settings.rls_role, user_id)
     guard = _guard(session, mapper)
     # Where this begins a transaction, the blocks around this one come into force first.
     connection = session.connection({"mapper": mapper})
@@ -225,14 +209,29 @@ def acting_as(
         guard.leave(block)
 
 
-def own_read(state: State, user_id: t.Any) -> contextlib.AbstractContextManager[None]:
+def own_read(
+    state: State, user_id: t.Any, db: Connection | None = None
+) -> contextlib.AbstractContextManager[None]:
     """Return what a read of ours for one user is made in, where the settings ask for it.
 
-    It binds ``db.session``, so the read has to go through that session's connection.
+    :param db: a connection of ours that the read goes through and that is in no transaction;
+        default: ``db.session``'s own.
     """
     if not state.uses_row_security:
         return contextlib.nullcontext()
+    if db is not None:
+        return _one_transaction(state, user_id, t.cast(sa.Connection, db))
     return acting_as(state.db.session(), state.models, state.settings, user_id)
+
+
+@contextlib.contextmanager
+def _one_transaction(state: State, user_id: t.Any, db: sa.Connection) -> t.Iterator[None]:
+    # The settings go with the transaction, which nobody but us ends.
+    try:
+        _apply(db, _block(state.models, db.dialect, state.settings.rls_role, user_id))
+        yield
+    finally:
+        db.rollback()
 
 
 def _guard(session: Session, mapper: Mapper[t.Any]) -> _Guard:
@@ -247,7 +246,23 @@ def _guard(session: Session, mapper: Mapper[t.Any]) -> _Guard:
     return guard
 
 
-def _block(models: Models, dialect: sa.Dialect, role: str, user_id: t.Any) -> _Block:
+def _block(models: Models, dialect: sa.Dialect, role: str | None, user_id: t.Any) -> _Block:
+    if dialect.name != "postgresql":
+        raise RowSecurityUnavailable(
+            f"acting_as() needs PostgreSQL, and this database is {dialect.name!r}; row level "
+            "security does not exist there."
+        )
+    if dialect.driver not in ("psycopg2", "psycopg"):
+        raise RowSecurityUnavailable(
+            f"acting_as() works with the drivers psycopg2 and psycopg, not with "
+            f"{dialect.driver!r}; name one of them in SQLALCHEMY_DATABASE_URI, as in "
+            "postgresql+psycopg2://."
+        )
+    if role is None:
+        raise RowSecurityUnavailable(
+            "acting_as() needs a role: run `flask referral rls grant --user-role ROLE` and set "
+            "REFERRAL_RLS_ROLE to it."
+        )
     # As the column stores it: a type of the host's own may convert.
     processor = models.user_key.type.dialect_impl(dialect).bind_processor(dialect)
     sub = str(user_id if processor is None else processor(user_id))

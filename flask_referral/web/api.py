@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 
 from flask import Blueprint
@@ -12,7 +11,6 @@ from flask import Response
 from flask.typing import ResponseReturnValue
 
 from .. import clicks
-from .. import clock
 from .. import codes
 from .. import stats as station
 from ..errors import ReferralError
@@ -21,10 +19,10 @@ from ..host.state import current_state
 from ..rls.acting import own_read
 from . import connections as database
 from . import deliveries as webhooks
+from . import reports
 from .csrf import exempt_webhooks
 from .errors import error_response
 from .errors import json_errors
-from .links import known_link
 from .origin import refuse_cross_site
 
 _LONGEST_SHOWN = 64
@@ -77,17 +75,7 @@ def stats() -> ResponseReturnValue:
         days = station.checked_days(int(text) if _NUMBER.fullmatch(text) else None)
     except ReferralError as error:
         return error_response(str(error), 400)
-    with database.reading(state) as db:
-        found = station.collect(
-            db,
-            state.models,
-            user_id,
-            days,
-            now=clock.now(),
-            link=functools.partial(known_link, state),
-            reading=own_read(state, user_id),
-        )
-    return jsonify(found)
+    return jsonify(reports.stats(state, user_id, days))
 
 
 def check_code(code: str) -> ResponseReturnValue:

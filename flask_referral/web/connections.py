@@ -98,8 +98,19 @@ def _may_repeat(state: State, session: Session) -> bool:
 
 
 @contextlib.contextmanager
-def reading(state: State) -> t.Iterator[sql.Connection]:
-    """Yield what a view reads with; nothing of the host's is committed."""
+def reading(state: State, *, replica: bool = False) -> t.Iterator[sql.Connection]:
+    """Yield what a view reads with; nothing of the host's is committed.
+
+    :param replica: whether ``REFERRAL_READ_BIND`` will do, where it is set: it does not know yet
+        what was written a moment ago, and its connection is not ``db.session``'s.
+    """
+    engine = state.read_engine if replica else None
+    if engine is not None:
+        # Row level security needs a transaction.
+        lent = engine.connect() if state.uses_row_security else state.autocommit(engine)
+        with lent as connection:
+            yield connection
+        return
     session = held_session(state)
     if session is None and state.uses_row_security:
         session = state.db.session()

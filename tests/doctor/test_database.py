@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import typing as t
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ from flask_referral import doctor
 from ..conftest import MakeHost
 from ..hosts import Host
 from ..hosts import make_host
+from ..visiting import make_code
 from .conftest import examine
 from .conftest import execute
 from .conftest import finding
@@ -23,7 +25,8 @@ from .conftest import ill
 from .conftest import is_sqlite
 from .conftest import ROLE
 
-NEED_DATABASE = {check.name for check in doctor.CHECKS if "database" in check.needs}
+#: Without the check that is made where REFERRAL_READ_BIND is set.
+NEED_DATABASE = {check.name for check in doctor.CHECKS if "database" in check.needs} - {"read-bind"}
 SQLITE_ONLY = {"deleted-users"}
 POSTGRESQL_ONLY = {"row-security-role", "database-login"}
 
@@ -221,3 +224,36 @@ def test_foreign_keys_that_are_off_are_told(sqlite_host: Host, on: bool) -> None
     (said,) = [each for each in examine(sqlite_host) if each["check"] == "deleted-users"]
     assert said["level"] == "ok"
     assert ("PRAGMA foreign_keys = ON" in said["message"]) is not on
+
+
+def test_the_database_that_statistics_are_read_from(
+    new_database_url: t.Callable[[], str], host_on: t.Callable[..., Host], tmp_path: Path
+) -> None:
+    url, other = new_database_url(), new_database_url()
+    host_on(other)
+
+    def read_from(url_of_bind: str) -> Host:
+        binds = {"SQLALCHEMY_BINDS": {"copy": url_of_bind}, "REFERRAL_READ_BIND": "copy"}
+        return host_on(url, migrate=False, **HEALTHY, **binds)
+
+    host_on(url)
+    host = read_from(url)
+    assert "read-bind" not in ill(host)
+    make_code(host, host.add_user())
+    assert "read-bind" not in ill(host)
+
+    def told(url_of_bind: str) -> str:
+        found = [each for each in examine(read_from(url_of_bind)) if each["check"] == "read-bind"]
+        assert [each["level"] for each in found] == ["fault"]
+        assert "'copy' of REFERRAL_READ_BIND" in found[0]["message"]
+        return f"{found[0]['message']} {found[0]['cure']}"
+
+    assert "does not have, or does not show its login, a code" in told(other)
+    assert "cannot be read" in told(new_database_url())
+    away = f"sqlite:///{tmp_path}/missing/folder.db"
+    if not is_sqlite(host):
+        away = "postgresql+psycopg2://nobody:hush-hush@127.0.0.1:1/nothing"
+    text = told(away)
+    assert "did not answer" in text
+    assert "SQLALCHEMY_BINDS" in text
+    assert "hush-hush" not in text

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import typing as t
 import weakref
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -81,6 +83,31 @@ def test_two_databases(referral: Referral) -> None:
         assert referral.models is not first
     with pytest.raises(ConfigurationError, match=r"needs an application here.*app.app_context\(\)"):
         _ = referral.models
+
+
+def test_two_applications_of_which_one_reads_from_a_copy(
+    db: SQLAlchemy, referral: Referral, tmp_path: Path
+) -> None:
+    user, main, copy = make_user(db), tmp_path / "main.db", tmp_path / "copy.db"
+    copied = {"SQLALCHEMY_BINDS": {"copy": f"sqlite:///{copy}"}}
+    settings: list[dict[str, t.Any]] = [copied | {"REFERRAL_READ_BIND": "copy"}, {}, copied]
+    apps = [make_app(db, SQLALCHEMY_DATABASE_URI=f"sqlite:///{main}", **each) for each in settings]
+    for app in apps:
+        referral.init_app(app, db, user_model=user)
+    code = generate(apps[0])[1]["code"]
+    visit(apps[0], code, "before the copy")
+    shutil.copy(main, copy)
+    visit(apps[0], code, "after it")
+    found = [app.test_client().get("/api/referral/stats").get_json() for app in apps]
+    assert [data["totals"]["clicks"] for data in found] == [1, 2, 2]
+
+
+def visit(app: Flask, code: str, agent: str) -> None:
+    """Follow a link as a visitor whom nobody knows."""
+    referral: Referral = app.extensions["referral"]
+    referral.identity_loader(lambda: None)
+    assert app.test_client().get(f"/r/{code}", headers={"User-Agent": agent}).status_code == 302
+    referral.identity_loader(lambda: 1)
 
 
 def test_before_any_application(referral: Referral) -> None:

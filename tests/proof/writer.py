@@ -19,6 +19,9 @@ import sqlalchemy as sa
 
 from ..hosts import Host
 from ..hosts import make_host
+from ..visiting import BROWSER
+from ..visiting import browser
+from ..visiting import COOKIE
 from .sales import listen
 from .sales import post
 
@@ -29,12 +32,16 @@ BONUS = 1000
 
 def make(url: str) -> Host:
     """Return the host that writers and the test share."""
-    options = {"pool_size": WRITERS, "max_overflow": 0}
-    return listen(make_host(url, SQLALCHEMY_ENGINE_OPTIONS=options, REFERRAL_RENEWALS=None))
+    options = {
+        "SQLALCHEMY_ENGINE_OPTIONS": {"pool_size": WRITERS, "max_overflow": 0},
+        "REFERRAL_RENEWALS": None,
+        "REFERRAL_CLICK_DURABILITY": "async",
+    }
+    return listen(make_host(url, **options))
 
 
 def referrer_name(writer: int, number: int) -> str:
-    """Return whose code the buyer of a sale typed; few, so that their wallets are in demand."""
+    """Return whose link the buyer of a sale followed; few, so that their wallets are in demand."""
     return f"referrer {(writer + number) % REFERRERS}"
 
 
@@ -70,22 +77,27 @@ class _Writer:
                 sleep(0.02)
 
     def sign_up(self, sale: int) -> None:
-        with self.host.app.test_request_context():
+        with self.host.app.app_context():
             session = self.host.db.session
             user = self.user(sale)
             if user is None:
                 user = self.host.User(name=f"user_{self.number}_{sale}")
                 session.add(user)
-                session.flush()
-            code = sa.select(self.host.referral.models.ReferralCode.code).join(
-                self.host.User,
-                self.host.User.id == self.host.referral.models.ReferralCode.user_id,
-            )
+                session.commit()
+            codes = self.host.referral.models.ReferralCode
+            code = sa.select(codes.code).join(self.host.User, self.host.User.id == codes.user_id)
             name = referrer_name(self.number, sale)
-            self.host.referral.attribute(
-                user, code=session.scalars(code.where(self.host.User.name == name)).one()
-            )
-            session.commit()
+            code = session.scalars(code.where(self.host.User.name == name)).one()
+            user = user.id
+        client = browser(self.host)
+        client.get(f"/r/{code}", headers={"User-Agent": f"{BROWSER} {self.number}/{sale}"})
+        cookie = client.get_cookie(COOKIE)
+        if cookie is None:
+            # The page was served, and nothing was recorded.
+            raise ConnectionError
+        with self.host.app.test_request_context(headers={"Cookie": f"{COOKIE}={cookie.value}"}):
+            self.host.referral.attribute(user)
+            self.host.db.session.commit()
 
     def buy(self, sale: int) -> None:
         membership = f"mem_{self.number}_{sale}"
