@@ -1,0 +1,281 @@
+"""``python -m benchmarks.scale``: what grows with the number of clicks, and who waits for upkeep."""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+import typing as t
+
+import sqlalchemy as sa
+
+from flask_referral import clicks
+from flask_referral import clock
+from flask_referral import schema
+from flask_referral import stats
+from flask_referral.clicks import Visit
+from flask_referral.db import sql
+from flask_referral.host.state import State
+
+from . import database
+from . import history
+from . import measure
+from . import ours
+from . import plans
+from .config import DAYS
+from .config import SECRET_KEY
+from .history import History
+from .plans import BROWSER
+from .plans import Scan
+
+SIZES = (10_000, 1_000_000, 10_000_000)
+REFERRERS = 10_000
+#: Clicks a second while something else runs: a fifth of what one connection can do, or less.
+PACE = 200
+#: Milliseconds; a click that waits longer than this for a lock is given up and counted.
+LOCK_TIMEOUT = 20
+#: In this order. Nearly all clicks are older than a day.
+UPKEEP = {
+    "rollup": ("rollup",),
+    "purge": ("purge", "--clicks-older-than", "1", "--yes"),
+    "purge --delete": ("purge", "--clicks-older-than", "1", "--delete", "--yes"),
+    "backfill": ("backfill",),
+}
+
+
+class Waits(t.NamedTuple):
+    """How long clicks took while something else ran, or nothing."""
+
+    beside: str
+    #: Of what ran.
+    seconds: float
+    #: What it says that it did.
+    did: str
+    #: By all, the clicks too.
+    wal_bytes: int
+    #: Of each click, in seconds.
+    clicks: list[float]
+    #: How many clicks waited for a lock.
+    locked: int
+
+
+class Result(t.NamedTuple):
+    """What was measured at one size."""
+
+    figures: dict[str, str]
+    waits: list[Waits]
+    plans: dict[str, list[Scan]]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    parser.add_argument(
+        "--sizes", default=",".join(map(str, SIZES)), help="numbers of clicks, with commas"
+    )
+    parser.add_argument("--seconds", type=float, default=60, help="of clicks beside nothing")
+    arguments = parser.parse_args()
+    results: dict[int, Result] = {}
+    for size in map(int, arguments.sizes.split(",")):
+        # As hosts have it; what it does beside the commands is part of the figures.
+        with database.server(autovacuum="on") as url:
+            if not results:
+                print(measure.machine(url), flush=True)
+            results[size] = _measure(url, size, arguments.seconds)
+    _print(results)
+
+
+def _measure(url: str, size: int, seconds: float) -> Result:
+    def tell(text: object) -> None:
+        print(f"{time.strftime('%X')} {size:,}: {text}", file=sys.stderr, flush=True)
+
+    database.create_host_tables(url)
+    app = ours.create_app(url, REFERRAL_RENEWALS=1)
+    figures: dict[str, str] = {}
+    with app.app_context():
+        schema.upgrade()
+        state: State = app.extensions["referral"].state
+        connection = database.connect(database.dsn(url))
+        began = time.monotonic()
+        loaded = history.load(connection, size, REFERRERS, tell)
+        connection.close()
+        figures["loading"] = f"{time.monotonic() - began:.0f} s"
+        visitors = Visitors(url, state, loaded)
+
+        def statistics_of(when: str) -> None:
+            for name, user in (("100 clicks", loaded.typical), ("a tenth of all", loaded.big)):
+                figures[f"statistics, {name}, {when}"] = _statistics(state, user)
+
+        statistics_of("before a roll-up")
+        found: dict[str, list[Scan]] = {}
+        waits = [visitors.alone("nothing", seconds)]
+        for name, command in UPKEEP.items():
+            tell(_row(size, waits[-1]))
+            waits.append(visitors.beside(name, command))
+            if name == "rollup":
+                statistics_of("after it")
+                found = plans.hot_paths(app, loaded.big, loaded.big_code)
+                figures["clicks, each code in turn"] = visitors.rate(loaded.codes, seconds / 10)
+                figures["clicks, all on one code"] = visitors.rate([loaded.big_code], seconds / 10)
+                tell(figures)
+        waits.append(visitors.alone("nothing, at the end", seconds))
+        state.engine.dispose()
+    return Result(figures, waits, found)
+
+
+class Visitors:
+    """People who click, each for the first time."""
+
+    def __init__(self, url: str, state: State, loaded: History) -> None:
+        self._url = url
+        self._state = state
+        self._loaded = loaded
+        self._number = 0
+
+    def alone(self, beside: str, seconds: float) -> Waits:
+        """Click while nothing of ours runs."""
+        ends = time.monotonic() + seconds
+        before = self._wal()
+        times, locked = self._click_until(lambda: time.monotonic() >= ends)
+        return Waits(beside, seconds, "", self._wal() - before, times, locked)
+
+    def beside(self, name: str, command: t.Sequence[str]) -> Waits:
+        """Click while a command runs, in a process of its own."""
+        spawn = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+            before = self._wal()
+            running = pool.submit(_run, self._url, command)
+            times, locked = self._click_until(running.done)
+            seconds, did = running.result()
+        return Waits(name, seconds, did, self._wal() - before, times, locked)
+
+    def rate(self, codes: t.Sequence[str], seconds: float) -> str:
+        """Click on some codes as fast as one connection can."""
+        done = 0
+        began = time.perf_counter()
+        with self._state.autocommit() as db:
+            while time.perf_counter() - began < seconds:
+                self._click(db, codes[done % len(codes)])
+                done += 1
+        return f"{done / (time.perf_counter() - began):,.0f} a second"
+
+    def _click_until(self, is_over: t.Callable[[], bool]) -> tuple[list[float], int]:
+        """Click, a tenth of the time on the one code that has a tenth of all clicks."""
+        times: list[float] = []
+        locked = 0
+        codes = self._loaded.codes
+        with self._state.autocommit() as db:
+            db.exec_driver_sql(f"SET lock_timeout = {LOCK_TIMEOUT}")
+            due = time.perf_counter()
+            while not is_over():
+                is_big = self._number % 10 == 0
+                code = self._loaded.big_code if is_big else codes[self._number % len(codes)]
+                began = time.perf_counter()
+                try:
+                    self._click(db, code)
+                except sa.exc.DBAPIError as error:
+                    if sql.sqlstate(error) != sql.LOCK_NOT_AVAILABLE:
+                        raise
+                    locked += 1
+                ended = time.perf_counter()
+                times.append(ended - began)
+                due = max(due + 1 / PACE, ended)
+                time.sleep(due - ended)
+            db.exec_driver_sql("RESET lock_timeout")
+        return times, locked
+
+    def _click(self, db: sa.Connection, code: str) -> None:
+        self._number += 1
+        visit = Visit(code, clock.now(), "203.0.113.7", f"{BROWSER} {self._number}")
+        state = self._state
+        recorded = clicks.record(db, state.models, state.settings, visit, SECRET_KEY.encode())
+        assert recorded is not None and recorded.created
+
+    def _wal(self) -> int:
+        with self._state.autocommit() as db:
+            found = db.exec_driver_sql("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')")
+            return int(found.scalar_one())
+
+
+def _run(url: str, command: t.Sequence[str]) -> tuple[float, str]:
+    """Run ``flask referral COMMAND``; return its seconds and what it says."""
+    app = ours.create_app(url)
+    began = time.monotonic()
+    result = app.test_cli_runner().invoke(args=["referral", *command, "--json"])
+    seconds = time.monotonic() - began
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    numbers = (f"{name} {value:,}" for name, value in told.items() if isinstance(value, int))
+    return seconds, ", ".join(numbers)
+
+
+def _statistics(state: State, user: t.Any) -> str:
+    """Return the milliseconds of a user's statistics: in the database, and in all."""
+
+    def collect(db: sa.Connection) -> None:
+        stats.collect(db, state.models, user, DAYS, now=clock.now(), link=lambda code: None)
+
+    in_database, in_all = [], []
+    with state.autocommit() as db:
+        for _ in range(20):
+            began = time.perf_counter()
+            collect(db)
+            in_all.append(time.perf_counter() - began)
+        with plans.sent(state.engine) as seen:
+            collect(db)
+        for _ in range(9):
+            found = [each.explain(db, "ANALYZE", "TIMING OFF") for each in seen]
+            in_database.append([plan["Planning Time"] + plan["Execution Time"] for plan in found])
+    each = (f"{statistics.median(times):.2f}" for times in zip(*in_database, strict=True))
+    total = statistics.median(map(sum, in_database))
+    return f"{total:.2f} ms ({' + '.join(each)}); {1000 * statistics.median(in_all):.2f} ms"
+
+
+def _print(results: dict[int, Result]) -> None:
+    sizes = list(results)
+    print("\n| work | " + " | ".join(f"{size:,} clicks" for size in sizes) + " |")
+    print("| --- |" + " --- |" * len(sizes))
+    for name in results[sizes[0]].figures:
+        print(f"| {name} | " + " | ".join(results[size].figures[name] for size in sizes) + " |")
+    print("\n### Clicks beside upkeep\n")
+    print(
+        "| size | beside | took | did | WAL | clicks | p50, ms | p99, ms | p99.9, ms | worst, ms "
+        "| waited for a lock |"
+    )
+    print("| --- |" + " --- |" * 10)
+    for size in sizes:
+        for waits in results[size].waits:
+            print(_row(size, waits))
+    print("\n### Plans\n")
+    print("| work | how tables are read | at |")
+    print("| --- | --- | --- |")
+    for name in results[sizes[0]].plans:
+        plans_of: dict[str, list[str]] = {}
+        for size in sizes:
+            plans_of.setdefault(_plan(results[size].plans[name]), []).append(f"{size:,}")
+        for plan, at in plans_of.items():
+            print(f"| {name} | {plan} | {'; '.join(at) if len(plans_of) > 1 else 'all'} |")
+
+
+def _row(size: int, waits: Waits) -> str:
+    cuts = statistics.quantiles(waits.clicks, n=1000, method="inclusive")
+    p50, p99, p999 = (1000 * cuts[number] for number in (499, 989, 998))
+    return (
+        f"| {size:,} | {waits.beside} | {waits.seconds:.1f} s | {waits.did} "
+        f"| {waits.wal_bytes / 2**20:,.0f} MB | {len(waits.clicks):,} | {p50:.2f} | {p99:.2f} "
+        f"| {p999:.1f} | {1000 * max(waits.clicks):.1f} | {waits.locked} |"
+    )
+
+
+def _plan(scans: list[Scan]) -> str:
+    found = ", ".join(dict.fromkeys(map(str, scans)))
+    is_bad = any(scan.is_whole and scan.table == "referral_clicks" for scan in scans)
+    return f"**{found}**" if is_bad else found
+
+
+if __name__ == "__main__":
+    main()
