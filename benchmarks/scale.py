@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
+import contextlib
 import json
+import math
 import multiprocessing
 import statistics
 import sys
@@ -12,6 +13,7 @@ import time
 import typing as t
 
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from flask_referral import clicks
 from flask_referral import clock
@@ -36,6 +38,11 @@ SIZES = (10_000, 1_000_000, 10_000_000)
 REFERRERS = 10_000
 #: Clicks a second while something else runs: a fifth of what one connection can do, or less.
 PACE = 200
+#: Seconds; clicks are looked at in windows of that length.
+WINDOW = 2
+#: A command runs for some windows and is held between two transactions for one, in turns, so that
+#: clicks beside it and without it are compared at the same time, whatever else the machine does.
+RUNS = 3
 #: Milliseconds; a click that waits longer than this for a lock is given up and counted.
 LOCK_TIMEOUT = 20
 #: In this order: the sums of all days, what is personal of a tenth of the clicks, nearly all
@@ -52,16 +59,17 @@ class Waits(t.NamedTuple):
     """How long clicks took while something else ran, or nothing."""
 
     beside: str
-    #: Of what ran.
+    #: Of what ran, while it was not held.
     seconds: float
     #: What it says that it did.
     did: str
     #: By all, the clicks too.
     wal_bytes: int
-    #: Of each click, in seconds.
-    clicks: list[float]
     #: How many clicks waited for a lock.
     locked: int
+    #: The seconds of each click, by windows: while it ran, and while it was held.
+    running: list[list[float]]
+    held: list[list[float]]
 
 
 class Result(t.NamedTuple):
@@ -78,7 +86,7 @@ def main() -> None:
     parser.add_argument(
         "--sizes", default=",".join(map(str, SIZES)), help="numbers of clicks, with commas"
     )
-    parser.add_argument("--seconds", type=float, default=60, help="of clicks beside nothing")
+    parser.add_argument("--seconds", type=float, default=30, help="of clicks beside nothing")
     arguments = parser.parse_args()
     results: dict[int, Result] = {}
     for size in map(int, arguments.sizes.split(",")):
@@ -120,8 +128,8 @@ def _measure(url: str, size: int, seconds: float) -> Result:
             if name == "rollup":
                 statistics_of("after it")
                 found = plans.hot_paths(app, loaded.big, loaded.big_code)
-                figures["clicks, each code in turn"] = visitors.rate(loaded.codes, seconds / 10)
-                figures["clicks, all on one code"] = visitors.rate([loaded.big_code], seconds / 10)
+                figures["clicks, each code in turn"] = visitors.rate(loaded.codes, seconds / 5)
+                figures["clicks, all on one code"] = visitors.rate([loaded.big_code], seconds / 5)
                 tell(figures)
         waits.append(visitors.alone("nothing, at the end", seconds))
         state.engine.dispose()
@@ -136,23 +144,46 @@ class Visitors:
         self._state = state
         self._loaded = loaded
         self._number = 0
+        self._locked = 0
 
     def alone(self, beside: str, seconds: float) -> Waits:
         """Click while nothing of ours runs."""
-        ends = time.monotonic() + seconds
         before = self._wal()
-        times, locked = self._click_until(lambda: time.monotonic() >= ends)
-        return Waits(beside, seconds, "", self._wal() - before, times, locked)
+        with self._clicking() as db:
+            windows = [self._window(db) for _ in range(math.ceil(seconds / WINDOW))]
+        return Waits(beside, seconds, "", self._wal() - before, self._locked, windows, [])
 
     def beside(self, name: str, command: t.Sequence[str]) -> Waits:
         """Click while a command runs, in a process of its own."""
         spawn = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        may_run, is_held = spawn.Event(), spawn.Event()
+        result, report = spawn.Pipe(duplex=False)
+        process = spawn.Process(target=_run, args=(self._url, command, may_run, is_held, report))
+        running: list[list[float]] = []
+        held: list[list[float]] = []
+
+        def is_over() -> bool:
+            return not process.is_alive() or result.poll()
+
+        with self._clicking() as db:
             before = self._wal()
-            running = pool.submit(_run, self._url, command)
-            times, locked = self._click_until(running.done)
-            seconds, did = running.result()
-        return Waits(name, seconds, did, self._wal() - before, times, locked)
+            process.start()
+            while not is_over():
+                may_run.set()
+                for _ in range(RUNS):
+                    running.append(self._window(db, is_over))
+                is_held.clear()
+                may_run.clear()
+                # It ends its transaction first.
+                self._window(db, lambda: is_over() or is_held.is_set(), math.inf)
+                if not is_over():
+                    held.append(self._window(db))
+            may_run.set()
+            seconds, did = result.recv()
+            process.join()
+            wal_bytes = self._wal() - before
+        running = [window for window in running if window]
+        return Waits(name, seconds, did, wal_bytes, self._locked, running, held)
 
     def rate(self, codes: t.Sequence[str], seconds: float) -> str:
         """Click on some codes as fast as one connection can."""
@@ -164,30 +195,40 @@ class Visitors:
                 done += 1
         return f"{done / (time.perf_counter() - began):,.0f} a second"
 
-    def _click_until(self, is_over: t.Callable[[], bool]) -> tuple[list[float], int]:
-        """Click, a tenth of the time on the one code that has a tenth of all clicks."""
-        times: list[float] = []
-        locked = 0
-        codes = self._loaded.codes
+    @contextlib.contextmanager
+    def _clicking(self) -> t.Iterator[sa.Connection]:
+        self._locked = 0
         with self._state.autocommit() as db:
             db.exec_driver_sql(f"SET lock_timeout = {LOCK_TIMEOUT}")
-            due = time.perf_counter()
-            while not is_over():
-                is_big = self._number % 10 == 0
-                code = self._loaded.big_code if is_big else codes[self._number % len(codes)]
-                began = time.perf_counter()
-                try:
-                    self._click(db, code)
-                except sa.exc.DBAPIError as error:
-                    if sql.sqlstate(error) != sql.LOCK_NOT_AVAILABLE:
-                        raise
-                    locked += 1
-                ended = time.perf_counter()
-                times.append(ended - began)
-                due = max(due + 1 / PACE, ended)
-                time.sleep(due - ended)
+            yield db
             db.exec_driver_sql("RESET lock_timeout")
-        return times, locked
+
+    def _window(
+        self,
+        db: sa.Connection,
+        is_over: t.Callable[[], bool] = lambda: False,
+        seconds: float = WINDOW,
+    ) -> list[float]:
+        """Click at a steady pace, a tenth of the time on the one code that has a tenth of all."""
+        times: list[float] = []
+        codes = self._loaded.codes
+        due = time.perf_counter()
+        ends = due + seconds
+        while due < ends and not is_over():
+            is_big = self._number % 10 == 0
+            code = self._loaded.big_code if is_big else codes[self._number % len(codes)]
+            began = time.perf_counter()
+            try:
+                self._click(db, code)
+            except sa.exc.DBAPIError as error:
+                if sql.sqlstate(error) != sql.LOCK_NOT_AVAILABLE:
+                    raise
+                self._locked += 1
+            ended = time.perf_counter()
+            times.append(ended - began)
+            due = max(due + 1 / PACE, ended)
+            time.sleep(due - ended)
+        return times
 
     def _click(self, db: sa.Connection, code: str) -> None:
         self._number += 1
@@ -202,16 +243,28 @@ class Visitors:
             return int(found.scalar_one())
 
 
-def _run(url: str, command: t.Sequence[str]) -> tuple[float, str]:
-    """Run ``flask referral COMMAND``; return its seconds and what it says."""
+def _run(url: str, command: t.Sequence[str], may_run: t.Any, is_held: t.Any, report: t.Any) -> None:
+    """Run ``flask referral COMMAND``; report its seconds and what it says."""
     app = ours.create_app(url)
+    held = 0.0
+
+    def hold(connection: sa.Connection) -> None:
+        nonlocal held
+        began = time.monotonic()
+        if not may_run.is_set():
+            is_held.set()
+            may_run.wait()
+        held += time.monotonic() - began
+
+    with app.app_context():
+        event.listen(app.extensions["sqlalchemy"].engine, "begin", hold)
     began = time.monotonic()
     result = app.test_cli_runner().invoke(args=["referral", *command, "--json"])
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - began - held
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     numbers = (f"{name} {value:,}" for name, value in told.items() if isinstance(value, int))
-    return seconds, ", ".join(numbers)
+    report.send((seconds, ", ".join(numbers)))
 
 
 def _statistics(state: State, user: t.Any) -> str:
@@ -244,8 +297,8 @@ def _print(results: dict[int, Result]) -> None:
         print(f"| {name} | " + " | ".join(results[size].figures[name] for size in sizes) + " |")
     print("\n### Clicks beside upkeep\n")
     print(
-        "| size | beside | took | did | WAL | clicks | p50, ms | p99, ms | p99.9, ms | worst, ms "
-        "| waited for a lock |"
+        "| size | beside | took | did | WAL | waited for a lock | clicks | p50, ms | p99, ms "
+        "| worst of 2 s, ms | worst, ms |"
     )
     print("| --- |" + " --- |" * 10)
     for size in sizes:
@@ -263,13 +316,24 @@ def _print(results: dict[int, Result]) -> None:
 
 
 def _row(size: int, waits: Waits) -> str:
-    cuts = statistics.quantiles(waits.clicks, n=1000, method="inclusive")
-    p50, p99, p999 = (1000 * cuts[number] for number in (499, 989, 998))
+    sides = [windows for windows in (waits.running, waits.held) if windows]
+    columns = zip(*map(_columns, sides), strict=True)
     return (
         f"| {size:,} | {waits.beside} | {waits.seconds:.1f} s | {waits.did} "
-        f"| {waits.wal_bytes / 2**20:,.0f} MB | {len(waits.clicks):,} | {p50:.2f} | {p99:.2f} "
-        f"| {p999:.1f} | {1000 * max(waits.clicks):.1f} | {waits.locked} |"
+        f"| {waits.wal_bytes / 2**20:,.0f} MB | {waits.locked} | "
+        + " | ".join(" / ".join(column) for column in columns)
+        + " |"
     )
+
+
+def _columns(windows: list[list[float]]) -> t.Iterator[str]:
+    times = [1000 * took for window in windows for took in window]
+    cuts = statistics.quantiles(times, n=100, method="inclusive")
+    yield f"{len(times):,}"
+    yield f"{cuts[49]:.2f}"
+    yield f"{cuts[98]:.1f}"
+    yield f"{1000 * statistics.median(map(max, windows)):.1f}"
+    yield f"{max(times):.1f}"
 
 
 def _plan(scans: list[Scan]) -> str:
