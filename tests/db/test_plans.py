@@ -66,6 +66,26 @@ def test_no_hot_statement_reads_all_clicks_codes_or_users(
     assert read_whole(host, made) == {path: set() for path in PATHS}
 
 
+def test_no_batch_of_upkeep_reads_all_clicks(loaded: tuple[Host, History]) -> None:
+    """But one count for each run, which the progress bar needs."""
+    host, _ = loaded
+    with host.app.app_context():
+        engine = host.db.engine
+    with plans.sent(engine) as seen:
+        host.cli("rollup")
+        for options in ([], ["--delete"]):
+            host.cli("purge", "--clicks-older-than", "1", "--yes", *options)
+    found: dict[str, set[bool]] = {}
+    with engine.connect() as connection:
+        for each in {each.text: each for each in seen}.values():
+            if "count(*) AS count_1 \nFROM" in each.text and "INSERT" not in each.text:
+                continue
+            for scan in plans.scans(each.explain(connection)["Plan"]):
+                if scan.table == "referral_clicks":
+                    found.setdefault(each.text.split()[0], set()).add(scan.is_whole)
+    assert found == {kind: {False} for kind in ("SELECT", "INSERT", "UPDATE", "DELETE")}
+
+
 @pytest.mark.parametrize(
     ("drop", "paths"),
     [
