@@ -53,7 +53,7 @@ bench: $(VENV)/.bench  ## measure us beside bare SQL and an ordinary ORM version
 	$(BIN)/python -m benchmarks
 
 .PHONY: bench-scale
-bench-scale: $(VENV)/.bench  ## the same at 10 thousand, one and ten million clicks (half an hour)
+bench-scale: $(VENV)/.bench  ## the same at 10 thousand, one and ten million clicks (an hour)
 	$(BIN)/python -m benchmarks.scale
 
 .PHONY: demo

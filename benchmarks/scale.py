@@ -36,7 +36,7 @@ from .plans import Scan
 
 SIZES = (10_000, 1_000_000, 10_000_000)
 REFERRERS = 10_000
-#: Clicks a second while something else runs: a fifth of what one connection can do, or less.
+#: The most clicks a second while something else runs.
 PACE = 200
 #: Seconds; clicks are looked at in windows of that length.
 WINDOW = 2
