@@ -52,6 +52,10 @@ package: $(VENV)/.lint  ## build the wheel and use it outside the checkout
 bench: $(VENV)/.bench  ## measure us beside bare SQL and an ordinary ORM version (five minutes)
 	$(BIN)/python -m benchmarks
 
+.PHONY: bench-scale
+bench-scale: $(VENV)/.bench  ## the same at 10 thousand, one and ten million clicks (an hour)
+	$(BIN)/python -m benchmarks.scale
+
 .PHONY: demo
 demo: $(VENV)/.demo  ## the demo application on http://127.0.0.1:5000 (PORT=... for another)
 	@$(BIN)/python -m examples.demo

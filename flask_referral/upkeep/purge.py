@@ -69,22 +69,25 @@ def batches(
     click = models.ReferralClick.__table__.c
     dialect = connection.dialect.name
     at = days.column(click.clicked_at, dialect)
-    page = (
+    wanted = (
         sa.select(at.label("at"), click.id)
         .where(_wanted(models, dialect, before, forgotten, delete))
         .order_by(at, click.id)
-        .limit(size)
     )
     last: t.Any = None
     while True:
-        rest = page if last is None else page.where(_is_after(at, click.id, last))
-        found = connection.execute(rest).all()
-        if not found:
+        rest = wanted if last is None else wanted.where(_is_after(at, click.id, last))
+        # Where the page begins and ends is all that is asked: a thousand ids, read and sent twice,
+        # take 17 ms of this process, more than the database needs to delete their rows.
+        page = rest.limit(size).subquery()
+        begin = sa.func.min(page.c.at).over().label("begin")
+        ends = sa.select(page, begin).order_by(page.c.at.desc(), page.c.id.desc()).limit(1)
+        last = connection.execute(ends).first()
+        if last is None:
             return
-        last = found[-1]
-        ids = [row.id for row in found]
-        deleted = _delete(connection, models, ids) if delete else 0
-        cleared = clear(connection, models, click.id.in_(ids), click.clicked_at < forgotten)
+        is_in_page = _is_in_page(at, click.id, last)
+        deleted = _delete(connection, models, is_in_page) if delete else 0
+        cleared = clear(connection, models, is_in_page, click.clicked_at < forgotten)
         yield Purged(cleared, deleted)
 
 
@@ -129,8 +132,21 @@ def _digits(id: sa.ColumnElement[t.Any], dialect: str) -> sa.ColumnElement[str]:
 def _is_after(
     at: sa.ColumnElement[t.Any], id: sa.Column[t.Any], last: t.Any
 ) -> sa.ColumnElement[bool]:
-    position = sa.tuple_(sa.literal(last.at, at.type), sa.literal(last.id, id.type))
-    return sa.tuple_(at, id) > position
+    return sa.tuple_(at, id) > _position(at, id, last)
+
+
+def _is_in_page(
+    at: sa.ColumnElement[t.Any], id: sa.Column[t.Any], last: t.Any
+) -> sa.ColumnElement[bool]:
+    # The times by themselves, too: of pairs PostgreSQL cannot tell how few rows lie between.
+    begin, end = sa.literal(last.begin, at.type), sa.literal(last.at, at.type)
+    return sa.and_(at >= begin, at <= end, sa.tuple_(at, id) <= _position(at, id, last))
+
+
+def _position(
+    at: sa.ColumnElement[t.Any], id: sa.Column[t.Any], row: t.Any
+) -> sa.ColumnElement[t.Any]:
+    return sa.tuple_(sa.literal(row.at, at.type), sa.literal(row.id, id.type))
 
 
 def _wanted(
@@ -159,8 +175,8 @@ def _is_removable(models: Models, dialect: str) -> sa.ColumnElement[bool]:
     return sa.and_(click.referred_user_id.is_(None), is_summed)
 
 
-def _delete(connection: sa.Connection, models: Models, ids: list[t.Any]) -> int:
+def _delete(connection: sa.Connection, models: Models, where: sa.ColumnElement[bool]) -> int:
     table = models.ReferralClick.__table__
     # Asked again: a user may have been bound to a click since the page was read.
-    where = _is_removable(models, connection.dialect.name)
-    return connection.execute(sa.delete(table).where(table.c.id.in_(ids), where)).rowcount
+    removable = _is_removable(models, connection.dialect.name)
+    return connection.execute(sa.delete(table).where(where, removable)).rowcount

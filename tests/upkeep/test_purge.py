@@ -145,6 +145,27 @@ def test_batches_take_all_of_them(make: MakeHost, at_noon: Clock) -> None:
     assert stored(host) == {}
 
 
+def test_a_batch_sends_three_statements_whatever_its_size(make: MakeHost, at_noon: Clock) -> None:
+    host = make()
+    referrer = Referrer(host)
+    referrer.click(*(NOON - DAY * number for number in range(2, 26)))
+    host.cli("rollup")
+    with host.app.app_context():
+        models, engine = host.referral.models, host.db.engine
+    sent: list[list[str]] = []
+    for size in (2, 20):
+        with host.statements() as seen, engine.connect() as connection:
+            batch = next(
+                purge.batches(connection, models, NOON, forgotten=NOON, delete=True, size=size)
+            )
+            connection.rollback()
+        assert batch == (0, size)
+        sent.append(seen)
+    small, large = sent
+    assert small == large
+    assert len(small) == 3
+
+
 def test_a_moment_that_the_database_wrote_itself(make_sqlite: MakeHost, at_noon: Clock) -> None:
     """SQLite's CURRENT_TIMESTAMP has no fraction of a second; no such click is passed over."""
     host = make_sqlite()
