@@ -38,12 +38,12 @@ from .db.models import table_of
 from .errors import ConfigurationError
 from .host import identity
 from .host.state import BotDetector
+from .host.state import BuyerLoader
 from .host.state import ConsentLoader
 from .host.state import EXTENSION_KEY
 from .host.state import IdentityLoader
 from .host.state import Loaders
 from .host.state import State
-from .host.state import WhopUserLoader
 from .payments.events import WebhookReader
 from .payments.providers import BUILT_IN
 from .results import Attribution
@@ -61,7 +61,7 @@ from .web import links
 IdentityLoaderT = t.TypeVar("IdentityLoaderT", bound=IdentityLoader)
 ConsentLoaderT = t.TypeVar("ConsentLoaderT", bound=ConsentLoader)
 BotDetectorT = t.TypeVar("BotDetectorT", bound=BotDetector)
-WhopUserLoaderT = t.TypeVar("WhopUserLoaderT", bound=WhopUserLoader)
+BuyerLoaderT = t.TypeVar("BuyerLoaderT", bound=BuyerLoader)
 WebhookReaderT = t.TypeVar("WebhookReaderT", bound=WebhookReader)
 
 
@@ -451,13 +451,23 @@ class Referral:
         self._loaders.bot_detector = function
         return function
 
-    def whop_user_loader(self, function: WhopUserLoaderT) -> WhopUserLoaderT:
+    def whop_user_loader(self, function: BuyerLoaderT) -> BuyerLoaderT:
         """Name the function that finds the buyer of a Whop event.
 
         It takes the event's payload (a dict; numbers with a point are ``Decimal``) and returns a
         user, a user's id, or None. Without it the id is ``user_id`` in the checkout's metadata.
         """
         self._loaders.whop_user = function
+        return function
+
+    def stripe_user_loader(self, function: BuyerLoaderT) -> BuyerLoaderT:
+        """Name the function that finds the buyer of a Stripe event.
+
+        It takes the event (a dict) of a checkout or an invoice that was paid, whose object is
+        ``payload["data"]["object"]``, and returns a user, a user's id, or None. Without it the id
+        is ``user_id`` in the metadata, or the checkout's ``client_reference_id``.
+        """
+        self._loaders.stripe_user = function
         return function
 
     def webhook(self, provider: str) -> t.Callable[[WebhookReaderT], WebhookReaderT]:

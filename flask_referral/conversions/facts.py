@@ -208,7 +208,8 @@ class Facts:
             later = [each for each in failed.values() if each.occurred_at >= told.occurred_at]
             gone = told.amount_cents - sum(each.amount_cents or 0 for each in later)
             sums += _part(max(0, gone), told.base_cents)
-        return min(whole, max(sums, sum(_part(each.amount_cents, each.base_cents) for each in refunds)))
+        parts = [_part(each.amount_cents, each.base_cents) for each in refunds]
+        return min(whole, max(sums, sum(parts, start=fractions.Fraction(0))))
 
     def is_in_review(self, row: Row) -> bool:
         """Whether a reward was held and nobody has let it go."""

@@ -38,11 +38,15 @@ def complete(tx: Transaction, provider: str, event: WebhookEvent) -> WebhookEven
         if event.user is None and event.membership_id is not None:
             buyer = _buyer(tx.db, tx.models, provider=provider, membership=event.membership_id)
             changes["user"] = buyer.scalar()
-    elif event.kind is EventKind.refund and event.amount_cents and event.total_cents is None:
-        if payment_id is not None and event.reference is not None:
-            paid = _paid(tx.db, tx.models, provider=provider, payment=payment_id)
-            changes["total_cents"] = paid.scalar()
+    elif payment_id is not None and _may_be_part(event):
+        paid = _paid(tx.db, tx.models, provider=provider, payment=payment_id)
+        changes["total_cents"] = paid.scalar()
     return dataclasses.replace(event, **changes) if changes else event
+
+
+def _may_be_part(event: WebhookEvent) -> bool:
+    is_refund = event.kind is EventKind.refund and event.reference is not None
+    return is_refund and bool(event.amount_cents) and event.total_cents is None
 
 
 @sql.statement

@@ -14,7 +14,7 @@ from flask_referral import clock
 from flask_referral import wallet
 from flask_referral.db.models import WALLET_INDEX
 from flask_referral.doctor import life
-from flask_referral.payments.handling import DELIVERY
+from flask_referral.payments.known import DELIVERY
 from flask_referral.results import Reward
 
 from ..conftest import MakeHost
