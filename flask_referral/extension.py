@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import re
 import typing as t
@@ -22,11 +23,13 @@ from . import clock
 from . import codes
 from . import stats
 from . import wallet
+from .conversions import aliases
 from .conversions import entities
 from .conversions import reversals
 from .conversions.convert import convert
 from .conversions.payment import checked_payment
 from .conversions.payment import HOST
+from .conversions.payment import is_id
 from .conversions.transaction import Transaction
 from .db.models import attach
 from .db.models import bind_key_of
@@ -335,6 +338,8 @@ class Referral:
             wallet_currency=state.settings.currency,
         )
         tx = self._begin(state)
+        if provider != HOST:
+            payment = dataclasses.replace(payment, id=aliases.find(tx, provider, payment.id))
         outcome = convert(
             tx,
             identity.user_id(state, user),
@@ -372,6 +377,8 @@ class Referral:
             without a ``refund_id``.
         """
         tx = self._begin(self.state)
+        if provider != HOST and is_id(payment_id):
+            payment_id = aliases.find(tx, provider, payment_id)
         outcome = reversals.refund(
             tx,
             membership_id,

@@ -26,7 +26,9 @@ from .transaction import Transaction
 _KNOWN = "known"
 
 
-def resolve(tx: Transaction, provider: str, ids: t.Sequence[str]) -> str:
+def resolve(
+    tx: Transaction, provider: str, ids: t.Sequence[str], *, paid: t.Callable[[str], int | None]
+) -> str:
     """Return the id under which a payment is kept, and remember that all these are its ids.
 
     Where they were thought to be of several payments, what happened to these is brought together
@@ -34,6 +36,7 @@ def resolve(tx: Transaction, provider: str, ids: t.Sequence[str]) -> str:
     taken back: it is one payment.
 
     :param ids: the one to be preferred first.
+    :param paid: tells what was paid for a payment, in its own currency's minor unit, or None.
     """
     known = {id: _remember(tx, provider, id) for id in sorted(set(ids))}
     found = list(dict.fromkeys(known[id] for id in ids))
@@ -48,7 +51,10 @@ def resolve(tx: Transaction, provider: str, ids: t.Sequence[str]) -> str:
     kept = min(found, key=lambda id: _order(earned.get(id), found.index(id)))
     for payment_id in found:
         if payment_id != kept:
-            _unite(tx, provider, payment_id, kept, is_paid=payment_id in earned)
+            _unite(tx, provider, payment_id, kept, has_earned=payment_id in earned)
+    total = paid(kept)
+    if total:
+        facts.tell_total(tx, provider, kept, total)
     if kept in earned:
         locked = rewards.lock(tx, rewards.of_payment(tx, provider, kept))
         reversals.reconcile(tx, locked)
@@ -72,10 +78,10 @@ def _remember(tx: Transaction, provider: str, id: str) -> str:
     return payment_id
 
 
-def _unite(tx: Transaction, provider: str, old: str, new: str, *, is_paid: bool) -> None:
+def _unite(tx: Transaction, provider: str, old: str, new: str, *, has_earned: bool) -> None:
     _redirect(tx.db, tx.models, row_provider=provider, row_payment=old, new_payment=new)
     facts.move(tx, provider, old, new)
-    if is_paid:
+    if has_earned:
         fact = Fact(
             kind=Kind.refund,
             provider=provider,

@@ -24,14 +24,19 @@ def complete(tx: Transaction, provider: str, event: WebhookEvent) -> WebhookEven
     """Return an event with the id under which its payment is kept, and what it left out.
 
     That is what was paid, where a refund says only what it gave back, and the buyer, where a
-    renewal names only the membership. At most three statements; for a refund with its whole
-    payment, of a provider with one id for each payment, none.
+    renewal names only the membership. For a provider with one id for each payment at most two
+    statements.
     """
+
+    def paid(payment_id: str) -> int | None:
+        cents: int | None = _paid(tx.db, tx.models, provider=provider, payment=payment_id).scalar()
+        return cents
+
     changes: dict[str, t.Any] = {}
     payment_id = event.payment_id
     if payment_id is not None and event.aliases is not None:
-        payment_id = aliases.resolve(tx, provider, (payment_id, *event.aliases))
-        changes["payment_id"] = payment_id
+        ids = (payment_id, *event.aliases)
+        changes["payment_id"] = payment_id = aliases.resolve(tx, provider, ids, paid=paid)
     if event.kind is EventKind.purchase:
         if payment_id is not None and event.amount_cents:
             facts.tell_total(tx, provider, payment_id, event.amount_cents)
@@ -39,8 +44,7 @@ def complete(tx: Transaction, provider: str, event: WebhookEvent) -> WebhookEven
             buyer = _buyer(tx.db, tx.models, provider=provider, membership=event.membership_id)
             changes["user"] = buyer.scalar()
     elif payment_id is not None and _may_be_part(event):
-        paid = _paid(tx.db, tx.models, provider=provider, payment=payment_id)
-        changes["total_cents"] = paid.scalar()
+        changes["total_cents"] = paid(payment_id)
     return dataclasses.replace(event, **changes) if changes else event
 
 
