@@ -203,11 +203,12 @@ def test_a_refund_that_fails_is_given_back(make: MakeHost, told: tuple[int, ...]
     assert balance(host, referrer) == 500
 
 
-def test_two_refunds_of_one_second_are_two(make: MakeHost) -> None:
+@pytest.mark.parametrize("sums", [(750, 1500), (1500, 750)])
+def test_two_refunds_of_one_second_are_two(make: MakeHost, sums: tuple[int, int]) -> None:
     host = make(**CONFIG)
     referrer = host.add_user()
     outcome(host, session(refer(host, referrer)))
-    for refunded in (1500, 750):
+    for refunded in sums:
         outcome(host, charge(refunded))
     assert balance(host, referrer) == 500
 
@@ -301,6 +302,7 @@ def test_a_host_may_find_the_buyer(make_sqlite: MakeHost) -> None:
     assert outcome(host, invoice(customer="cus_2")) == "unknown_user"
     # It is not asked whose an intent is: the invoice is the purchase.
     assert outcome(host, intent("2")) == "linked"
+    assert outcome(host, intent("3", metadata={"user_id": str(referrer)})) == "not_referred"
     assert outcome(host, invoice("2")) == "converted"
     outcome(host, charge(3000, "2"))
     assert asked == ["invoice.paid", "invoice.paid"]
@@ -308,18 +310,19 @@ def test_a_host_may_find_the_buyer(make_sqlite: MakeHost) -> None:
 
 def test_host_and_webhook_are_one_where_the_host_names_stripes_payment(make: MakeHost) -> None:
     host = make(**ALL)
-    for number, told in enumerate(("pi", "in", "cs")):
+    cases = itertools.product(("pi", "in", "cs"), (True, False))
+    for number, (told, is_host_first) in enumerate(cases):
         key = f"{number}x"
         referrer = host.add_user()
         referred = refer(host, referrer)
         both = subscribed(referred, key, payment_intent=f"pi_{key}", subscription=f"sub_{key}")
         by_host = {"payment_id": f"{told}_{key}", "provider": "stripe", "membership": f"sub_{key}"}
-        if number % 2:
-            outcome(host, both)
-            assert pay(host, referred, **by_host) == "already_converted"
-        else:
+        if is_host_first:
             assert pay(host, referred, **by_host) == "converted"
             assert outcome(host, both) == "already_converted"
+        else:
+            assert outcome(host, both) == "converted"
+            assert pay(host, referred, **by_host) == "already_converted"
         with host.app.app_context():
             host.referral.reverse(
                 "sub_1", reason="x", provider="stripe", payment_id=f"pi_{key}", refund_id="re"
