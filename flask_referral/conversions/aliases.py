@@ -42,12 +42,10 @@ def resolve(
     found = list(dict.fromkeys(known[id] for id in ids))
     if len(found) == 1:
         return found[0]
-    earned: dict[str, Row] = {}
+    earned: dict[str, list[Row]] = {}
     for payment_id in sorted(found):
         if claims.lock_payment(tx, provider, payment_id) is not None:
-            rows = rewards.of_payment(tx, provider, payment_id)
-            # None where they went with their users.
-            earned |= {payment_id: rows[0]} if rows else {}
+            earned[payment_id] = rewards.of_payment(tx, provider, payment_id)
     kept = min(found, key=lambda id: _order(earned.get(id), found.index(id)))
     for payment_id in found:
         if payment_id != kept:
@@ -55,9 +53,8 @@ def resolve(
     total = paid(kept)
     if total:
         facts.tell_total(tx, provider, kept, total)
-    if kept in earned:
-        locked = rewards.lock(tx, rewards.of_payment(tx, provider, kept))
-        reversals.reconcile(tx, locked)
+    if rows := earned.get(kept):
+        reversals.reconcile(tx, rewards.lock(tx, rows))
     return kept
 
 
@@ -67,9 +64,9 @@ def find(tx: Transaction, provider: str, id: str) -> str:
     return found or id
 
 
-def _order(row: Row | None, preference: int) -> tuple[t.Any, ...]:
-    # A later payment of the same buyer has a higher number.
-    return (0, row.number, row.created_at) if row is not None else (1, preference)
+def _order(rows: list[Row] | None, preference: int) -> tuple[bool, int, int]:
+    # A later payment of the same buyer has a higher number. Rewards may have gone with their users.
+    return rows is None, rows[0].number if rows else 0, preference
 
 
 def _remember(tx: Transaction, provider: str, id: str) -> str:

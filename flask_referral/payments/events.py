@@ -155,6 +155,8 @@ class WebhookEvent:
             return
         if self.payment_id is None and self.membership_id is None:
             raise InvalidEvent(f"A {kind} is about a payment: pass payment_id or membership_id.")
+        if self.is_sum and (kind is not EventKind.refund or self.amount_cents is None):
+            raise InvalidEvent("is_sum is said of a refund and its amount_cents: pass both.")
         if self.reference is None and (kind in _NAMED or self.is_sum or self.is_part):
             raise InvalidEvent(
                 f"This {kind} cannot be told from another one of its payment: pass reference, the "
