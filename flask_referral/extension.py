@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import typing as t
 import weakref
@@ -21,11 +22,13 @@ from . import clock
 from . import codes
 from . import stats
 from . import wallet
+from .conversions import aliases
 from .conversions import entities
 from .conversions import reversals
 from .conversions.convert import convert
 from .conversions.payment import checked_payment
 from .conversions.payment import HOST
+from .conversions.payment import is_id
 from .conversions.transaction import Transaction
 from .db.models import attach
 from .db.models import bind_key_of
@@ -37,12 +40,12 @@ from .db.models import table_of
 from .errors import ConfigurationError
 from .host import identity
 from .host.state import BotDetector
+from .host.state import BuyerLoader
 from .host.state import ConsentLoader
 from .host.state import EXTENSION_KEY
 from .host.state import IdentityLoader
 from .host.state import Loaders
 from .host.state import State
-from .host.state import WhopUserLoader
 from .payments.events import WebhookReader
 from .payments.providers import BUILT_IN
 from .results import Attribution
@@ -61,7 +64,7 @@ from .web import reports
 IdentityLoaderT = t.TypeVar("IdentityLoaderT", bound=IdentityLoader)
 ConsentLoaderT = t.TypeVar("ConsentLoaderT", bound=ConsentLoader)
 BotDetectorT = t.TypeVar("BotDetectorT", bound=BotDetector)
-WhopUserLoaderT = t.TypeVar("WhopUserLoaderT", bound=WhopUserLoader)
+BuyerLoaderT = t.TypeVar("BuyerLoaderT", bound=BuyerLoader)
 WebhookReaderT = t.TypeVar("WebhookReaderT", bound=WebhookReader)
 
 
@@ -337,6 +340,8 @@ class Referral:
             wallet_currency=state.settings.currency,
         )
         tx = self._begin(state)
+        if provider != HOST:
+            payment = dataclasses.replace(payment, id=aliases.find(tx, provider, payment.id))
         outcome = convert(
             tx,
             identity.user_id(state, user),
@@ -374,6 +379,8 @@ class Referral:
             without a ``refund_id``.
         """
         tx = self._begin(self.state)
+        if provider != HOST and is_id(payment_id):
+            payment_id = aliases.find(tx, provider, payment_id)
         outcome = reversals.refund(
             tx,
             membership_id,
@@ -447,13 +454,23 @@ class Referral:
         self._loaders.bot_detector = function
         return function
 
-    def whop_user_loader(self, function: WhopUserLoaderT) -> WhopUserLoaderT:
+    def whop_user_loader(self, function: BuyerLoaderT) -> BuyerLoaderT:
         """Name the function that finds the buyer of a Whop event.
 
         It takes the event's payload (a dict; numbers with a point are ``Decimal``) and returns a
         user, a user's id, or None. Without it the id is ``user_id`` in the checkout's metadata.
         """
         self._loaders.whop_user = function
+        return function
+
+    def stripe_user_loader(self, function: BuyerLoaderT) -> BuyerLoaderT:
+        """Name the function that finds the buyer of a Stripe event.
+
+        It takes the event (a dict) of a checkout or an invoice that was paid, whose object is
+        ``payload["data"]["object"]``, and returns a user, a user's id, or None. Without it the id
+        is ``user_id`` in the metadata, or the checkout's ``client_reference_id``.
+        """
+        self._loaders.stripe_user = function
         return function
 
     def webhook(self, provider: str) -> t.Callable[[WebhookReaderT], WebhookReaderT]:

@@ -24,6 +24,16 @@ _UNENCODABLE = re.compile(r"[\x00\ud800-\udfff]")
 # ISO 4217
 _CURRENCY = re.compile(r"[A-Za-z]{3}")
 _BASE64_SECRET = "whsec_"
+#: How some write a secret, and every signature begins.
+_VERSIONED = "v1,"
+_NO_STRIPE_SECRETS = {
+    "sk_": "an API key",
+    "rk_": "an API key",
+    "pk_": "an API key",
+    "we_": "the id of an endpoint",
+    "t=": "a signature",
+    "v1": "a signature",
+}
 _INT4_MAX = 2**31 - 1
 
 
@@ -132,9 +142,14 @@ def decode_secret(secret: str) -> bytes:
     is the key itself: Whop signs with the bytes of its ``ws_…`` secrets as they are. Blanks and
     line ends around it, as a copy or a file brings them, are not part of it.
 
-    :raises ValueError: where a ``whsec_`` secret is not base64, or the key is empty.
+    :raises ValueError: where a ``whsec_`` secret is not base64, the key is empty, or what is given
+        begins as signatures do.
     """
     secret = secret.strip()
+    if secret.startswith(_VERSIONED):
+        raise ValueError(
+            "the secret alone, without 'v1,' in front, which is the version of a signature"
+        )
     try:
         if secret.startswith(_BASE64_SECRET):
             encoded = secret.removeprefix(_BASE64_SECRET)
@@ -151,6 +166,17 @@ def decode_secret(secret: str) -> bytes:
 
 def _webhook_secrets(value: t.Any) -> tuple[bytes, ...]:
     return tuple(map(decode_secret, _strings(value)))
+
+
+def _stripe_secrets(value: t.Any) -> tuple[bytes, ...]:
+    """Return the keys of Stripe's endpoints, which are the secrets as they are written."""
+    meaning = "the signing secret that Stripe shows for the endpoint, as 'whsec_...'"
+    secrets = _strings(value)
+    for secret in secrets:
+        for start, what in _NO_STRIPE_SECRETS.items():
+            if secret.startswith(start):
+                raise ValueError(f"{meaning} ('{start}...' is {what})")
+    return tuple(secret.encode() for secret in secrets)
 
 
 def _currency(value: t.Any) -> str:
@@ -239,6 +265,8 @@ class Settings:
     whop_webhook_secret: tuple[bytes, ...] = _setting((), _webhook_secrets, secret=True)
     #: The companies whose Whop events count.
     whop_company_id: tuple[str, ...] = _setting((), _strings)
+    #: The keys that sign Stripe's webhooks; several while one is rolled, or for several endpoints.
+    stripe_webhook_secret: tuple[bytes, ...] = _setting((), _stripe_secrets, secret=True)
 
     @classmethod
     def from_config(cls, config: t.Mapping[str, t.Any], *, debug: bool = False) -> Settings:

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import re
+import time
 import typing as t
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from flask_referral.cli import referral
 from flask_referral.settings import PREFIX
 from flask_referral.settings import Settings
 
+from . import stripe
+from . import whop
 from .conftest import MakeHost
 from .money import amounts
 from .money import refer
@@ -58,34 +61,102 @@ def test_quickstart_runs_as_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             engine.dispose()
 
 
+def code_of(section_title: str, starts: str) -> str:
+    """Return the one block of Python of a section that has a line which starts so."""
+    blocks = [each.split("```")[0] for each in section(section_title).split("```python\n")[1:]]
+    (found,) = [each for each in blocks if re.search(rf"^{re.escape(starts)}", each, re.MULTILINE)]
+    return found
+
+
 def test_another_provider_runs_as_pasted(make_sqlite: MakeHost) -> None:
     host = make_sqlite()
-    source = section("Webhooks").split("```python\n")[2].split("```")[0]
-    secret = b"the shop's"
-    assert 'SHOP_SECRET = b"..."' in source
-    source = source.replace('b"..."', repr(secret))
-    exec(compile(source, "app.py", "exec"), {"referral": host.referral})
+    host.app.config["PADDLE_SECRET"] = secret = "pdl_ntfset_1"
+    source = code_of("Webhooks", '@referral.webhook("paddle")')
+    exec(compile(source, "paddle.py", "exec"), {"referral": host.referral, "app": host.app})
     referrer = host.add_user()
-    charge = {"charge": "ch_1", "amount": 3000, "currency": "EUR"}
-    events = [
-        charge | {"id": "1", "type": "charge.paid", "customer_reference": refer(host, referrer)},
-        charge | {"id": "2", "type": "charge.refunded", "refund": "re_1", "refund_amount": 1500},
-        {"id": "3", "type": "charge.failed"},
+    sale = {
+        "id": "txn_1",
+        "subscription_id": None,
+        "custom_data": {"user_id": refer(host, referrer)},
+        "currency_code": "EUR",
+        "details": {"totals": {"total": "3100", "credit": "100", "grand_total": "3000"}},
+    }
+    adjusted = {"transaction_id": "txn_1", "status": "approved", "totals": {"total": "1500"}}
+    refund = adjusted | {"id": "adj_1", "action": "refund"}
+    events: list[tuple[str, dict[str, t.Any], str]] = [
+        ("transaction.completed", sale, "converted"),
+        ("adjustment.created", refund | {"status": "pending_approval"}, "adjustment.created"),
+        ("adjustment.updated", refund, "reversed"),
+        ("adjustment.created", adjusted | {"id": "adj_2", "action": "chargeback"}, "reversed"),
+        (
+            "adjustment.created",
+            adjusted | {"id": "adj_3", "action": "chargeback_reverse"},
+            "nothing_to_reverse",
+        ),
+        ("transaction.completed", sale | {"id": "txn_2", "custom_data": None}, "unknown_user"),
+        ("customer.created", {"id": "ctm_1"}, "customer.created"),
     ]
-    told = []
-    for event in events:
-        body = json.dumps(event).encode()
-        signature = hmac.new(secret, body, hashlib.sha256).hexdigest()
-        for given in (signature, signature[::-1], "ü", None):
+    for number, (type, data, told) in enumerate(events):
+        body = json.dumps(
+            {
+                "event_id": f"evt_{number}",
+                "event_type": type,
+                "occurred_at": f"2026-06-02T{number:02}:00:00.123456Z",
+                "data": data,
+            }
+        ).encode()
+
+        def sign(moment: float, body: bytes = body) -> str:
+            signed = f"{moment:.0f}:".encode() + body
+            return hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
+
+        now = time.time()
+        for header, status in (
+            (None, 401),
+            ("", 401),
+            ("ts", 401),
+            (f"ts={now:.0f};h1", 401),
+            (f"ts={now:.0f};h1={sign(now)[::-1]}", 401),
+            (f"ts={now:.0f};h1=ü", 401),
+            (f"ts={now - 400:.0f};h1={sign(now - 400)}", 401),
+            (f"ts={now:.0f};h1=old;h1={sign(now)}", 200),
+        ):
             answer = host.client().post(
-                "/api/referral/webhooks/shop",
+                "/api/referral/webhooks/paddle",
                 data=body,
-                headers={} if given is None else {"Shop-Signature": given},
+                headers={} if header is None else {"Paddle-Signature": header},
             )
-            told.append((answer.status_code, answer.get_json().get("outcome")))
-    assert told[::4] == [(200, "converted"), (200, "reversed"), (200, "charge.failed")]
-    assert {status for status, _ in told if status != 200} == {401}
-    assert amounts(host, referrer) == [1000, -500]
+            assert answer.status_code == status, (header, answer.text)
+        assert answer.get_json() == {"outcome": told}
+    assert amounts(host, referrer) == [1000, -500, -500, 500]
+
+
+@pytest.mark.parametrize("provider", [whop, stripe])
+def test_the_functions_that_find_a_buyer_run_as_pasted(
+    make_sqlite: MakeHost, provider: t.Any
+) -> None:
+    host = make_sqlite(**provider.CONFIG)
+    referrer = host.add_user()
+    referred = refer(host, referrer)
+    name = provider.__name__.rpartition(".")[2]
+    asked: list[dict[str, t.Any]] = []
+
+    class Query:
+        def filter_by(self, **by: t.Any) -> Query:
+            asked.append(by)
+            return self
+
+        def first(self) -> t.Any:
+            return referred
+
+    class User:
+        query = Query()
+
+    source = code_of("Webhooks", f"@referral.{name}_user_loader")
+    exec(compile(source, f"{name}.py", "exec"), {"referral": host.referral, "User": User})
+    sale = whop.payment(None) if provider is whop else stripe.subscribed(None)
+    assert provider.outcome(host, sale) == "converted"
+    assert asked in ([{"whop_id": "user_1"}], [{"stripe_customer_id": "cus_1"}])
 
 
 def test_settings_are_all_there_with_their_defaults() -> None:

@@ -36,6 +36,7 @@ DEFAULTS = {
     "REFERRAL_RLS_ROLE": None,
     "REFERRAL_WHOP_WEBHOOK_SECRET": (),
     "REFERRAL_WHOP_COMPANY_ID": (),
+    "REFERRAL_STRIPE_WEBHOOK_SECRET": (),
     "REFERRAL_CURRENCY": "usd",
     "REFERRAL_RENEWALS": 0,
     "REFERRAL_MIN_PAYMENT_CENTS": 1,
@@ -82,6 +83,11 @@ GOOD: dict[str, list[tuple[t.Any, t.Any]]] = {
     "REFERRAL_NET_SHORTFALL": [(False, False)],
     "REFERRAL_CLICK_DURABILITY": [("full", "full"), ("async", "async")],
     "REFERRAL_READ_BIND": [(None, None), ("replica", "replica")],
+    "REFERRAL_STRIPE_WEBHOOK_SECRET": [
+        ("whsec_1", (b"whsec_1",)),
+        (["whsec_1", " whsec_2\n"], (b"whsec_1", b"whsec_2")),
+        (None, ()),
+    ],
     "REFERRAL_WHOP_COMPANY_ID": [("biz_1", ("biz_1",)), (("biz_1", "biz_2"), ("biz_1", "biz_2"))],
 }
 
@@ -153,10 +159,15 @@ BAD: dict[str, list[t.Any]] = {
     "REFERRAL_NET_SHORTFALL": [0, 1, "yes", None],
     "REFERRAL_CLICK_DURABILITY": ["", "off", "Async", None, True, 0, []],
     "REFERRAL_READ_BIND": [*NO_TEXT, "", "replica\n"],
+    "REFERRAL_STRIPE_WEBHOOK_SECRET": ["", [], [""], 5, b"whsec_1", "sk_live_1", "v1,whsec_1"],
     "REFERRAL_WHOP_COMPANY_ID": [*NO_TEXT, "", ["biz_1", 2]],
 }
 
-SECRETS = ("REFERRAL_IP_KEY", "REFERRAL_WHOP_WEBHOOK_SECRET")
+SECRETS = (
+    "REFERRAL_IP_KEY",
+    "REFERRAL_WHOP_WEBHOOK_SECRET",
+    "REFERRAL_STRIPE_WEBHOOK_SECRET",
+)
 
 
 def cases(table: dict[str, list[t.Any]]) -> list[tuple[str, t.Any]]:
@@ -227,6 +238,7 @@ def test_keys_of_others_are_left_alone() -> None:
     [
         ("REFERRAL_IP_KEY", "hush-hush"),
         ("REFERRAL_WHOP_WEBHOOK_SECRET", ["ws_hush-hush", "ws_hush-hush-2"]),
+        ("REFERRAL_STRIPE_WEBHOOK_SECRET", ["whsec_hush-hush", "whsec_hush-hush-2"]),
     ],
 )
 def test_secret_is_not_shown(key: str, value: t.Any) -> None:
@@ -234,6 +246,25 @@ def test_secret_is_not_shown(key: str, value: t.Any) -> None:
     assert getattr(settings, attribute(key))
     assert "hush-hush" not in repr(settings)
     assert "hush-hush" not in str(settings)
+
+
+@pytest.mark.parametrize("value", ["v1,whsec_aHVzaGh1c2g=", ["ws_1", " v1,whsec_aHVzaGh1c2g="]])
+def test_a_secret_with_a_signatures_version_in_front_is_refused(value: t.Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_config({"REFERRAL_WHOP_WEBHOOK_SECRET": value})
+    assert str(caught.value) == (
+        "REFERRAL_WHOP_WEBHOOK_SECRET takes the secret alone, without 'v1,' in front, which is the "
+        "version of a signature, not the value given."
+    )
+
+
+@pytest.mark.parametrize("around", [" {}", "{}\n", "\t{}\r\n"])
+@pytest.mark.parametrize("secret", ["ws_1", "whsec_aHVzaGh1c2g="])
+def test_blanks_around_a_secret_are_none_of_it(secret: str, around: str) -> None:
+    key = "REFERRAL_WHOP_WEBHOOK_SECRET"
+    expected = Settings.from_config({key: secret}).whop_webhook_secret
+    for value in (around.format(secret), [around.format(secret)]):
+        assert Settings.from_config({key: value}).whop_webhook_secret == expected
 
 
 def test_cookies_are_secure_outside_debug() -> None:

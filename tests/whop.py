@@ -93,3 +93,75 @@ def dispute(
 
 def _envelope(type: str, data: dict[str, t.Any]) -> dict[str, t.Any]:
     return {"type": type, "company_id": "biz_1", "data": data}
+
+
+def money(amount: str, currency: str = "usd") -> dict[str, t.Any]:
+    """Return an amount as dated versions write it."""
+    return {"amount": amount, "currency": currency, "decimals": 2, "display_decimals": 2}
+
+
+def dated_payment(buyer: t.Any, id: str = "pay_1", **fields: t.Any) -> dict[str, t.Any]:
+    """Return a payment of 30.00 USD, bought once, as a webhook pinned to a version sends it."""
+    data: dict[str, t.Any] = {
+        "id": id,
+        "account_id": "biz_1",
+        "status": "paid",
+        "substatus": "succeeded",
+        "billing_reason": "one_time",
+        "currency": "usd",
+        "subtotal": money("33.00"),
+        "total": money("30.00"),
+        "usd_total": money("30.00"),
+        "refunded_amount": None,
+        "membership_id": None,
+        "member_id": None,
+        "user": {"id": "user_1", "name": None, "username": "buyer"},
+        "metadata": {"user_id": str(buyer)},
+    }
+    return _dated("payment.succeeded", data | fields)
+
+
+def dated_refund(
+    id: str, refunded: str, payment: str = "pay_1", **fields: t.Any
+) -> dict[str, t.Any]:
+    """Return a refund, which names its payment and does not say how much that was."""
+    data = {
+        "id": id,
+        "account_id": "biz_1",
+        "payment_id": payment,
+        "amount": money(refunded),
+        "original_amount": money(refunded),
+        "status": "succeeded",
+        "reason": "requested_by_customer",
+        "visa_rdr": False,
+    }
+    return _dated("refund.updated", data | fields)
+
+
+def dated_dispute(
+    id: str, status: str, payment: str = "pay_1", *, hour: int = 0, **fields: t.Any
+) -> dict[str, t.Any]:
+    """Return a dispute; ``inquiry`` instead of a status tells that no money moves."""
+    data = {
+        "id": id,
+        "account_id": "biz_1",
+        "amount": 30.0,
+        "currency": "usd",
+        "inquiry": False,
+        "status": status,
+        "payment": {"id": payment, "amount": 30.0, "currency": "usd"},
+        "buyer": {"id": "user_1"},
+    }
+    return _dated("dispute.updated", data | fields, hour)
+
+
+def _dated(type: str, data: dict[str, t.Any], hour: int = 0) -> dict[str, t.Any]:
+    return {
+        "id": f"msg_{next(_numbers)}",
+        "type": type,
+        "api_version": "v1",
+        "api_version_date": "2026-11-17",
+        "timestamp": f"2026-06-02T{hour:02}:00:00.000Z",
+        "account_id": "biz_1",
+        "data": data,
+    }

@@ -77,9 +77,15 @@ def claim(
     return Claim(stored, stored != reward_id, membership == WAITING)
 
 
-def lock_payment(tx: Transaction, provider: str, payment_id: str) -> None:
-    """Make a payment known, and keep others from it. One statement."""
-    _claim(tx.db, tx.models, new_kind=Kind.payment, new_provider=provider, new_id=payment_id)
+def lock_payment(tx: Transaction, provider: str, payment_id: str) -> uuid.UUID | None:
+    """Make a payment known, and keep others from it. One statement.
+
+    :return: the referrer's reward that it earned, or None.
+    """
+    found = _claim(
+        tx.db, tx.models, new_kind=Kind.payment, new_provider=provider, new_id=payment_id
+    )
+    return rewarded_by(found[0].outcome)
 
 
 def lock_membership(tx: Transaction, provider: str, membership_id: str) -> None:

@@ -34,7 +34,13 @@ class Kind(enum.StrEnum):
     payment = enum.auto()
     #: This membership is known.
     membership = enum.auto()
+    #: This id is one of a payment's; see :mod:`~flask_referral.conversions.aliases`.
+    alias = enum.auto()
     refund = enum.auto()
+    #: How much was refunded in all, as the provider sums it up.
+    refund_sum = enum.auto()
+    #: A refund did not go through after all.
+    refund_failed = enum.auto()
     #: Also a dispute that was lost or closed: the money is gone either way.
     dispute_opened = enum.auto()
     dispute_won = enum.auto()
@@ -47,7 +53,11 @@ class Kind(enum.StrEnum):
 
 #: The kinds that tell of one dispute.
 DISPUTES = (Kind.dispute_opened, Kind.dispute_won)
-_KEPT = tuple(kind for kind in Kind if kind not in (Kind.payment, Kind.membership))
+#: What happened to the money of a payment.
+_MONEY = (Kind.refund, Kind.refund_sum, Kind.refund_failed, *DISPUTES)
+_KEPT = (*_MONEY, Kind.void, Kind.hold, Kind.release)
+#: What a refund is a part of while nobody has told.
+NOT_TOLD = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +70,7 @@ class Fact:
     :param reason: why, in the caller's words.
     :param amount_cents: of a refund: cents of the bonus or, with ``base_cents``, of the money
         paid; None for everything.
-    :param base_cents: what was paid, in the same unit.
+    :param base_cents: what was paid, in the same unit; :data:`NOT_TOLD` until the purchase tells.
     :param occurred_at: when, by the provider's clock (UTC), else when it arrived.
     """
 
@@ -79,7 +89,8 @@ def record(tx: Transaction, fact: Fact) -> bool:
     """Keep a fact; return whether it is news. One statement.
 
     A dispute's states are in the order in which they occurred, so a later one of a kind replaces
-    an earlier one. A refund of everything replaces one of a part, where neither has an id.
+    an earlier one, as does a later sum of refunds. A refund of everything replaces one of a part,
+    where neither has an id.
     """
     if fact.payment_id is None:
         assert fact.membership_id is not None
@@ -125,6 +136,25 @@ def adopt(tx: Transaction, provider: str, membership_id: str, payment_id: str) -
         )
 
 
+def move(tx: Transaction, provider: str, old: str, new: str) -> None:
+    """Move what happened to a payment's money to another id of it."""
+    for row in _take_of_payment(tx.db, tx.models, provider=provider, payment=old):
+        record(
+            tx,
+            Fact(
+                kind=Kind(row.kind),
+                provider=provider,
+                payment_id=new,
+                membership_id=row.membership_id,
+                id=None if row.reference == old else row.reference,
+                reason=row.outcome,
+                amount_cents=row.amount_cents,
+                base_cents=row.base_cents,
+                occurred_at=as_utc(row.occurred_at),
+            ),
+        )
+
+
 def payment_of(tx: Transaction, fact: Fact) -> str | None:
     """Return the payment that a fact about a membership is about, or None. One statement.
 
@@ -153,41 +183,47 @@ class Facts:
         """Whether there are refunds in cents of a bonus that was not known when they came."""
         return any(
             fact.amount_cents is not None and fact.base_cents is None
-            for fact in self._rows
-            if fact.kind == Kind.refund
+            for fact in self._of(Kind.refund)
         )
 
     def due_back(self, row: Row) -> fractions.Fraction:
         """Return which part of a reward all facts together take back, from 0 to 1.
 
         Refunds are added up before anything is rounded, so that three thirds are the whole. An
-        open dispute, a refund without amount and a reviewer's no take everything.
+        open dispute, a refund without amount and a reviewer's no take everything. A provider may
+        tell of single refunds, of their sum, or of both: what is more counts.
         """
         whole = fractions.Fraction(1)
-        refunds = [fact for fact in self._rows if fact.kind == Kind.refund]
+        failed = {fact.reference: fact for fact in self._of(Kind.refund_failed)}
+        refunds = [fact for fact in self._of(Kind.refund) if fact.reference not in failed]
         if (
             self._has(Kind.void, row)
             or any(fact.amount_cents is None for fact in refunds)
             or self._has_open_dispute()
         ):
             return whole
-        parts = [
-            # Without a bonus of the referrer's, any cents of it are all of it.
-            fractions.Fraction(fact.amount_cents, fact.base_cents or fact.amount_cents)
-            for fact in refunds
-        ]
-        return min(whole, sum(parts, start=fractions.Fraction(0)))
+        sums = fractions.Fraction(0)
+        for told in self._of(Kind.refund_sum):
+            # The sum of a later moment knows already.
+            later = [each for each in failed.values() if each.occurred_at >= told.occurred_at]
+            gone = told.amount_cents - sum(each.amount_cents or 0 for each in later)
+            sums += _part(max(0, gone), told.base_cents)
+        parts = [_part(each.amount_cents, each.base_cents) for each in refunds]
+        return min(whole, max(sums, sum(parts, start=fractions.Fraction(0))))
 
     def is_in_review(self, row: Row) -> bool:
         """Whether a reward was held and nobody has let it go."""
         return self._has(Kind.hold, row) and not self._has(Kind.release, row)
 
+    def _of(self, kind: Kind) -> list[t.Any]:
+        return [fact for fact in self._rows if fact.kind == kind]
+
     def _has(self, kind: Kind, row: Row) -> bool:
-        return any(fact.kind == kind and fact.reference == str(row.id) for fact in self._rows)
+        return any(fact.reference == str(row.id) for fact in self._of(kind))
 
     def _has_open_dispute(self) -> bool:
         opened, won = (
-            {fact.reference: as_utc(fact.occurred_at) for fact in self._rows if fact.kind == kind}
+            {fact.reference: as_utc(fact.occurred_at) for fact in self._of(kind)}
             for kind in DISPUTES
         )
         return any(id not in won or won[id] < at for id, at in opened.items())
@@ -201,6 +237,19 @@ def of_payment(tx: Transaction, provider: str, payment_id: str) -> Facts:
 def measure(tx: Transaction, provider: str, payment_id: str, bonus_cents: int) -> None:
     """Say what refunds in cents of the bonus are a part of. One statement."""
     _measure(tx.db, tx.models, row_provider=provider, row_payment=payment_id, new_base=bonus_cents)
+
+
+def tell_total(tx: Transaction, provider: str, payment_id: str, total_cents: int) -> None:
+    """Say what refunds whose payment nobody had told of are a part of. One statement."""
+    _tell_total(
+        tx.db, tx.models, row_provider=provider, row_payment=payment_id, new_base=total_cents
+    )
+
+
+def _part(cents: int, base: int | None) -> fractions.Fraction:
+    # Without a bonus of the referrer's, any cents of it are all of it; so are those of a payment
+    # that nobody has told of.
+    return fractions.Fraction(cents, base or cents) if cents else fractions.Fraction(0)
 
 
 def _event_id(prefix: str, subject: str, reference: str) -> str:
@@ -231,8 +280,13 @@ def _record(models: Models, dialect: str) -> t.Any:
     insert = sql.insert(dialect, event).values(values)
     new = insert.excluded
     has_no_id = sa.func.coalesce(event.c.reference, "") == sa.func.coalesce(event.c.payment_id, "")
+    is_later = event.c.occurred_at < new.occurred_at
+    is_more = sa.and_(
+        event.c.occurred_at == new.occurred_at, event.c.amount_cents < new.amount_cents
+    )
     is_news = sa.or_(
-        sa.and_(event.c.kind.in_(sql.words(*DISPUTES)), event.c.occurred_at < new.occurred_at),
+        sa.and_(event.c.kind.in_(sql.words(*DISPUTES)), is_later),
+        sa.and_(event.c.kind == sql.word(Kind.refund_sum), sa.or_(is_later, is_more)),
         sa.and_(has_no_id, event.c.amount_cents.is_not(None), new.amount_cents.is_(None)),
     )
     return insert.on_conflict_do_update(
@@ -257,6 +311,21 @@ def _measure(models: Models, dialect: str) -> sa.Update:
             event.c.kind == sql.word(Kind.refund),
             event.c.amount_cents.is_not(None),
             event.c.base_cents.is_(None),
+        )
+        .values(base_cents=sql.parameter("new_base", event.c.base_cents))
+    )
+
+
+@sql.statement
+def _tell_total(models: Models, dialect: str) -> sa.Update:
+    event = models.ReferralEvent.__table__
+    return (
+        sa.update(event)
+        .where(
+            event.c.provider == sql.parameter("row_provider", event.c.provider),
+            event.c.payment_id == sql.parameter("row_payment", event.c.payment_id),
+            event.c.kind.in_(sql.words(Kind.refund, Kind.refund_sum)),
+            event.c.base_cents == NOT_TOLD,
         )
         .values(base_cents=sql.parameter("new_base", event.c.base_cents))
     )
@@ -296,17 +365,29 @@ def _take_waiting(models: Models, dialect: str) -> t.Any:
             event.c.provider == sql.parameter("provider", event.c.provider),
             event.c.membership_id == sql.parameter("membership", event.c.membership_id),
             event.c.payment_id.is_(None),
-            event.c.kind.in_(sql.words(Kind.refund, *DISPUTES)),
+            event.c.kind.in_(sql.words(*_MONEY)),
         )
-        .returning(
-            event.c.kind,
-            event.c.reference,
-            event.c.outcome,
-            event.c.amount_cents,
-            event.c.base_cents,
-            event.c.occurred_at,
-        )
+        .returning(*_told(event))
     )
+
+
+@sql.statement
+def _take_of_payment(models: Models, dialect: str) -> t.Any:
+    event = models.ReferralEvent.__table__
+    return (
+        sa.delete(event)
+        .where(
+            event.c.provider == sql.parameter("provider", event.c.provider),
+            event.c.payment_id == sql.parameter("payment", event.c.payment_id),
+            event.c.kind.in_(sql.words(*_MONEY)),
+        )
+        .returning(*_told(event))
+    )
+
+
+def _told(event: t.Any) -> t.Iterator[sa.Column[t.Any]]:
+    names = "kind membership_id reference outcome amount_cents base_cents occurred_at"
+    return (event.c[name] for name in names.split())
 
 
 @sql.statement

@@ -13,7 +13,7 @@ from ..db.models import GONE
 from ..db.models import RewardRole
 from ..db.models import RewardStatus
 from ..payments.events import Outcome
-from ..payments.handling import DELIVERY
+from ..payments.known import DELIVERY
 from ..upkeep import rollup
 from .findings import Check
 from .findings import counted
@@ -33,8 +33,6 @@ RECENT = dt.timedelta(days=7)
 MANY_CLICKS = 100_000
 #: How many clicks are looked at: more of closed days are too many, whosever they are.
 MOST_CLICKS = 1_000_000
-
-WHOP = "whop"
 
 
 def due(patient: Patient) -> t.Iterator[Finding]:
@@ -234,21 +232,27 @@ def deliveries(patient: Patient) -> t.Iterator[Finding]:
 
 
 def _find_buyer(patient: Patient, provider: str) -> str:
-    if provider != WHOP:
-        return (
+    loaders = patient.state.loaders
+    place, loader = {
+        "whop": ("the checkout's metadata as user_id", loaders.whop_user),
+        "stripe": (
+            "the checkout's client_reference_id and the subscription's metadata as user_id",
+            loaders.stripe_user,
+        ),
+    }.get(provider, (None, None))
+    if place is None:
+        cure = (
             f"Let the function of @referral.webhook({provider!r}) name the buyer as user: a user "
-            "of yours, or the id of one. Buyers without an account are nobody's referral."
+            "of yours, or the id of one."
         )
-    if patient.state.loaders.whop_user is not None:
-        return (
-            "See why the function of @referral.whop_user_loader does not find them. Buyers "
-            "without an account are nobody's referral."
+    elif loader is not None:
+        cure = f"See why the function of @referral.{provider}_user_loader does not find them."
+    else:
+        cure = (
+            f"Put the buyer's id into {place}, or name a function that finds the buyer with "
+            f"@referral.{provider}_user_loader."
         )
-    return (
-        "Put the buyer's id into the checkout's metadata as user_id, or name a function that "
-        "finds the buyer with @referral.whop_user_loader. Buyers without an account are nobody's "
-        "referral."
-    )
+    return f"{cure} Buyers without an account are nobody's referral."
 
 
 def _one(patient: Patient, query: sa.Executable) -> t.Any:

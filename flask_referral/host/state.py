@@ -23,7 +23,8 @@ ConsentLoader = t.Callable[[], bool]
 BotDetector = t.Callable[[str], bool]
 #: Takes the raw body and the headers; see :meth:`flask_referral.Referral.webhook`.
 WebhookReader = t.Callable[[bytes, t.Any], t.Any]
-WhopUserLoader = t.Callable[[dict[str, t.Any]], t.Any]
+#: Takes the payload of an event that tells of a purchase.
+BuyerLoader = t.Callable[[dict[str, t.Any]], t.Any]
 
 
 @dataclasses.dataclass
@@ -33,7 +34,8 @@ class Loaders:
     identity: IdentityLoader | None = None
     consent: ConsentLoader | None = None
     bot_detector: BotDetector | None = None
-    whop_user: WhopUserLoader | None = None
+    whop_user: BuyerLoader | None = None
+    stripe_user: BuyerLoader | None = None
     #: by provider; a :data:`~flask_referral.payments.events.WebhookReader` each
     webhooks: dict[str, t.Callable[..., t.Any]] = dataclasses.field(default_factory=dict)
 

@@ -28,8 +28,10 @@ class EventKind(enum.StrEnum):
     refund = enum.auto()
     #: Also a dispute that was lost or closed: the money is gone either way.
     dispute_opened = enum.auto()
-    #: The money is back.
+    #: The money is back, or never moved.
     dispute_won = enum.auto()
+    #: A refund that was told of before did not go through: the money is back.
+    refund_failed = enum.auto()
     ignored = enum.auto()
 
 
@@ -59,9 +61,12 @@ class Outcome(enum.StrEnum):
     #: The bank asks, no money has moved. A real dispute is another status.
     inquiry = enum.auto()
     unknown_status = enum.auto()
+    #: It told that several ids are of one payment.
+    linked = enum.auto()
 
 
-_DISPUTES = (EventKind.dispute_opened, EventKind.dispute_won)
+#: What would not be told from another one of its payment without its own id.
+_NAMED = (EventKind.dispute_opened, EventKind.dispute_won, EventKind.refund_failed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,14 +81,22 @@ class WebhookEvent:
     :param payment_id: the provider's id of the payment that was made, refunded or disputed.
         Without it a purchase has its membership's, and anything else is about the payment of
         its membership that qualified.
+    :param aliases: where a provider has several ids for one payment (an invoice, an intent, a
+        charge): the further ones that this event tells, an empty tuple where it tells one. Which
+        belong together is remembered, so that an event finds its payment by any of them. None: the
+        provider has one id for each payment.
     :param membership_id: the provider's id of what was bought; default: the payment's id.
-    :param user: the buyer of a purchase: a user of the host's, a user's id, or None.
+    :param user: the buyer of a purchase: a user of the host's, a user's id, or None, which is who
+        paid for the same membership before.
     :param reference: the provider's id of the refund or dispute; needed for a dispute and for a
         refund of a part.
     :param amount_cents: what was paid or refunded, in the minor unit of ``currency`` (ISO 4217).
         None: of a purchase, not known; of a refund, everything.
     :param total_cents: of a refund: the whole payment in the same unit, which tells the
-        proportion. Without it a refund takes back everything.
+        proportion. Default: what the event of the purchase told; as long as that is not known, or
+        without a ``reference``, a refund takes back everything.
+    :param is_sum: of a refund: whether ``amount_cents`` is the sum of all refunds of the payment
+        until now. Sums and single refunds may both be told, and count once.
     :param currency: three letters; default: ``REFERRAL_CURRENCY``.
     :param converted_cents: the provider's own conversion of ``amount_cents``, in the minor unit of
         ``converted_currency``. A purchase's counts where that is ``REFERRAL_CURRENCY``.
@@ -97,11 +110,13 @@ class WebhookEvent:
     id: str
     kind: EventKind | str
     payment_id: str | None = None
+    aliases: tuple[str, ...] | None = None
     membership_id: str | None = None
     user: t.Any = None
     reference: str | None = None
     amount_cents: int | None = None
     total_cents: int | None = None
+    is_sum: bool = False
     currency: str | None = None
     converted_cents: int | None = None
     converted_currency: str | None = None
@@ -121,6 +136,8 @@ class WebhookEvent:
         for name in ("payment_id", "membership_id", "reference"):
             if getattr(self, name) is not None:
                 checked_id(getattr(self, name), name.replace("_", " "))
+        if self.aliases is not None:
+            self._set("aliases", tuple(checked_id(id, "payment id") for id in self.aliases))
         for name, least in (("amount_cents", 0), ("total_cents", 1), ("converted_cents", 0)):
             if getattr(self, name) is not None:
                 checked_cents(getattr(self, name), name, least=least, most=_MOST)
@@ -138,7 +155,9 @@ class WebhookEvent:
             return
         if self.payment_id is None and self.membership_id is None:
             raise InvalidEvent(f"A {kind} is about a payment: pass payment_id or membership_id.")
-        if self.reference is None and (kind in _DISPUTES or self.is_part):
+        if self.is_sum and (kind is not EventKind.refund or self.amount_cents is None):
+            raise InvalidEvent("is_sum is said of a refund and its amount_cents: pass both.")
+        if self.reference is None and (kind in _NAMED or self.is_sum or self.is_part):
             raise InvalidEvent(
                 f"This {kind} cannot be told from another one of its payment: pass reference, the "
                 "provider's id of it."

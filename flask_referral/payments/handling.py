@@ -7,6 +7,7 @@ import typing as t
 import sqlalchemy as sa
 
 from .. import clock
+from ..conversions import facts
 from ..conversions import reversals
 from ..conversions.convert import convert
 from ..conversions.facts import Fact
@@ -17,20 +18,21 @@ from ..db import sql
 from ..db.models import Models
 from ..errors import UnknownUser
 from ..host import identity
+from . import known
 from .events import EventKind
 from .events import Outcome
 from .events import WebhookEvent
+from .known import DELIVERY
 
 if t.TYPE_CHECKING:
     from ..host.state import State
 
-#: The kind of a delivery's row in ``referral_events``.
-DELIVERY = "delivery"
 #: Outcomes that somebody may have mended since: the next delivery is handled anew.
 RETRIED = (Outcome.unknown_user,)
 
 _FACTS: dict[str, Kind] = {
     EventKind.refund: Kind.refund,
+    EventKind.refund_failed: Kind.refund_failed,
     EventKind.dispute_opened: Kind.dispute_opened,
     EventKind.dispute_won: Kind.dispute_won,
 }
@@ -57,7 +59,7 @@ def handle(state: State, provider: str, event: WebhookEvent) -> str:
     ).first()
     if new is None:
         return Outcome.duplicate
-    outcome = _effect(state, tx, provider, event)
+    outcome = _effect(state, tx, provider, known.complete(tx, provider, event))
     _finish(tx.db, tx.models, row_provider=provider, row_id=event.id, new_outcome=outcome)
     return outcome
 
@@ -70,20 +72,28 @@ def _effect(state: State, tx: Transaction, provider: str, event: WebhookEvent) -
         return Outcome.no_money
     if event.kind is EventKind.purchase:
         return _purchase(state, tx, provider, event)
+    return reversals.apply(tx, _fact(provider, event)).reason
+
+
+def _fact(provider: str, event: WebhookEvent) -> Fact:
     now = clock.now()
-    fact = Fact(
-        kind=_FACTS[event.kind],
+    # What has no id of its own could not be told from the next part.
+    is_measured = event.is_sum or event.is_part
+    if event.kind is EventKind.refund and event.total_cents is None:
+        is_measured = event.amount_cents is not None and event.reference is not None
+    is_failed = event.kind is EventKind.refund_failed
+    return Fact(
+        kind=Kind.refund_sum if event.is_sum else _FACTS[event.kind],
         provider=provider,
         payment_id=event.payment_id,
         membership_id=event.membership_id,
         id=event.reference,
         reason=event.reason or event.kind,
-        amount_cents=event.amount_cents if event.is_part else None,
-        base_cents=event.total_cents if event.is_part else None,
+        amount_cents=event.amount_cents if is_measured or is_failed else None,
+        base_cents=(event.total_cents or facts.NOT_TOLD) if is_measured else None,
         # A clock that is ahead must not keep the last word in a dispute.
         occurred_at=min(event.occurred_at or now, now),
     )
-    return reversals.apply(tx, fact).reason
 
 
 def _purchase(state: State, tx: Transaction, provider: str, event: WebhookEvent) -> str:

@@ -6,6 +6,7 @@ import typing as t
 
 from ..errors import ConfigurationError
 from ..errors import UnknownProvider
+from . import stripe
 from . import whop
 from .events import Headers
 from .events import WebhookEvent
@@ -15,7 +16,7 @@ if t.TYPE_CHECKING:
     from ..host.state import State
 
 #: Registered for every host as its own readers are; each is silent until its secret is set.
-BUILT_IN: t.Final[dict[str, WebhookReader]] = {"whop": whop.read}
+BUILT_IN: t.Final[dict[str, WebhookReader]] = {"stripe": stripe.read, "whop": whop.read}
 
 
 def read(state: State, provider: str, body: bytes, headers: Headers) -> WebhookEvent:

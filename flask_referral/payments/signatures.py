@@ -1,7 +1,9 @@
 """Verify signed webhook deliveries.
 
-The format is Standard Webhooks 1.0 (github.com/standard-webhooks/standard-webhooks,
-``spec/standard-webhooks.md``), symmetric signatures ``v1`` only.
+:func:`verify` knows Standard Webhooks 1.0 (github.com/standard-webhooks/standard-webhooks,
+``spec/standard-webhooks.md``), symmetric signatures ``v1`` only; :func:`verify_stripe` the scheme
+``v1`` of Stripe (docs.stripe.com/webhooks/signature; github.com/stripe/stripe-python,
+``stripe/_webhook.py``).
 """
 
 from __future__ import annotations
@@ -39,24 +41,51 @@ def verify(body: bytes, headers: Headers, keys: t.Sequence[bytes], *, now: float
     """
     event_id = _header(headers, "webhook-id", _ID)
     timestamp = _header(headers, "webhook-timestamp", _TIMESTAMP)
+    _check_clock(timestamp, now)
+    signatures = headers.get("webhook-signature")
+    if not isinstance(signatures, str) or len(signatures) > _LONGEST_SIGNATURES:
+        raise InvalidSignature("The webhook-signature header is missing or malformed.")
+    signed = f"{event_id}.{timestamp}.".encode() + body
+    _check_any(signatures.split(" "), [_sign(signed, key) for key in keys])
+    return event_id
+
+
+def verify_stripe(body: bytes, headers: Headers, keys: t.Sequence[bytes], *, now: float) -> None:
+    """Check that one of the keys signed a delivery of Stripe's.
+
+    :param keys: the endpoint's secrets, ``whsec_`` included; several while one is rolled.
+    :param now: this moment in seconds since 1970 (UTC).
+    :raises InvalidSignature: for whatever is wrong with a delivery.
+    """
+    header = headers.get("stripe-signature")
+    if not isinstance(header, str) or len(header) > _LONGEST_SIGNATURES:
+        raise InvalidSignature("The stripe-signature header is missing or malformed.")
+    told = [part.partition("=") for part in header.split(",")]
+    timestamps = [value for name, _, value in told if name == "t"]
+    if len(timestamps) != 1 or not _TIMESTAMP.fullmatch(timestamps[0]):
+        raise InvalidSignature("The stripe-signature header has no timestamp.")
+    _check_clock(timestamps[0], now)
+    signed = f"{timestamps[0]}.".encode() + body
+    expected = [hmac.digest(key, signed, hashlib.sha256).hex().encode() for key in keys]
+    _check_any([value for name, _, value in told if name == "v1"], expected)
+
+
+def _check_clock(timestamp: str, now: float) -> None:
     # Written so that a clock that is no number refuses.
     if not abs(now - int(timestamp)) <= TOLERANCE:
         raise InvalidSignature(
             f"The webhook's timestamp is more than {TOLERANCE} seconds from this server's clock."
         )
-    signatures = headers.get("webhook-signature")
-    if not isinstance(signatures, str) or len(signatures) > _LONGEST_SIGNATURES:
-        raise InvalidSignature("The webhook-signature header is missing or malformed.")
-    signed = f"{event_id}.{timestamp}.".encode() + body
-    expected = [_sign(signed, key) for key in keys]
+
+
+def _check_any(signatures: t.Iterable[str], expected: t.Sequence[bytes]) -> None:
     matches = [
         hmac.compare_digest(signature.encode(errors="replace"), good)
-        for signature in signatures.split(" ")
+        for signature in signatures
         for good in expected
     ]
     if not any(matches):
         raise InvalidSignature()
-    return event_id
 
 
 def _header(headers: Headers, name: str, pattern: re.Pattern[str]) -> str:

@@ -1,9 +1,14 @@
 """Read Whop's webhook bodies.
 
-The fields are those of Whop's API v1 (github.com/whopio/whopsdk-python, ``src/whop_sdk/types``:
-``shared/payment.py``, ``refund_created_webhook_event.py``, ``dispute.py``). The API before it is
-read too: the event's name in ``action``, ids as ``membership_id`` or a bare ``membership``, the
-money in ``final_amount``.
+The fields are those of Whop's API v1 in all its forms. Webhooks that are pinned to a dated version
+(docs.whop.com, "Webhooks": ``api_version_date``; ``account_id`` from 2026-08-14 on) have
+``account_id``, ``membership_id``, ``payment_id``, and amounts as objects with the currency
+(github.com/whopio/whopsdk-typescript, ``src/api/types``: ``Payment.ts``, ``Refund.ts``,
+``Dispute.ts``, ``Money.ts``). Those that are not have ``company_id``, objects, and plain numbers
+(github.com/whopio/whopsdk-python, ``src/whop_sdk/types``: ``shared/payment.py``,
+``refund_created_webhook_event.py``, ``dispute.py``). The API before it is read too: the event's
+name in ``action``, ids as ``membership_id`` or a bare ``membership``, the money in
+``final_amount``.
 
 What Whop may send and we have no use for is an event of kind ``ignored`` that says why; what
 Whop does not send is :class:`InvalidEvent`.
@@ -18,6 +23,7 @@ from decimal import Decimal
 
 from ..conversions.currency import to_minor
 from ..errors import InvalidEvent
+from . import fields
 from .events import EventKind
 from .events import moment_of
 from .events import Outcome
@@ -27,9 +33,6 @@ from .strict_json import JSON
 #: Where a checkout's metadata may hold the id of the host's user.
 USER_KEYS = ("user_id", "referral_user_id")
 
-# Printable ASCII: every id of Whop's is.
-_IDENTIFIER = re.compile(r"[!-~]{1,255}")
-_CURRENCY = re.compile("[a-z]{3}")
 _AMOUNT_TEXT = re.compile(r"[0-9]{1,10}(\.[0-9]{1,20})?")
 _LARGEST_AMOUNT = 10**9
 # Without the buyer's fees, so that a refund may be of more.
@@ -51,6 +54,10 @@ _DISPUTES = {
     "won": EventKind.dispute_won,
 }
 _INQUIRIES = {"warning_needs_response", "warning_under_review", "warning_closed"}
+#: Stopped before it became a chargeback.
+_PREVENTED = "prevented"
+#: Visa's Rapid Dispute Resolution, which refunds the customer; its name in either form.
+_RDR = ("visa_rdr", "rapid_dispute_resolution")
 
 
 def read(id: str, payload: JSON) -> WebhookEvent:
@@ -62,44 +69,45 @@ def read(id: str, payload: JSON) -> WebhookEvent:
     :param payload: strict JSON, as :func:`~.strict_json.load_object` returns it.
     :raises InvalidEvent: for a field that is not what Whop's API says.
     """
-    name = _text(payload, "type") or _text(payload, "action")
-    if name is None:
-        raise InvalidEvent("The event's 'type' is missing.")
-    fields: JSON
+    name = fields.text(payload, "action") if payload.get("type") is None else None
+    name = name or fields.needed(payload, "type")
+    told: JSON
     if name in _MEMBERSHIP_TYPES:
-        fields = _ignored(Outcome.not_a_payment)
+        told = _ignored(Outcome.not_a_payment)
     elif name not in _READERS:
-        fields = _ignored(Outcome.unknown_type)
-    elif (data := _object(payload, "data")) is None:
-        fields = _ignored(Outcome.no_data)
+        told = _ignored(Outcome.unknown_type)
+    elif (data := fields.object_of(payload, "data")) is None:
+        told = _ignored(Outcome.no_data)
     else:
-        fields = _READERS[name](data)
-        is_about = fields["payment_id"] or fields["membership_id"]
-        if not is_about and fields["kind"] is not EventKind.ignored:
-            fields |= _ignored(Outcome.no_payment)
-    return WebhookEvent(id=id, occurred_at=_moment(payload), **fields)
+        told = _READERS[name](data)
+        is_about = told["payment_id"] or told["membership_id"]
+        if not is_about and told["kind"] is not EventKind.ignored:
+            told |= _ignored(Outcome.no_payment)
+    return WebhookEvent(id=id, occurred_at=_moment(payload), **told)
 
 
 def company_of(payload: JSON) -> t.Any:
     """Return which company an event is of, as the event has it, or None."""
-    data = _dict(payload, "data")
-    for part in (payload, data, _dict(data, "payment")):
-        company = _dict(part, "company").get("id") or part.get("company") or part.get("company_id")
-        if company:
-            return company
+    data = fields.inside(payload, "data")
+    for part in (payload, data, fields.inside(data, "payment")):
+        for name in ("account", "company"):
+            told = fields.inside(part, name).get("id") or part.get(name) or part.get(f"{name}_id")
+            if told:
+                return told
     return None
 
 
 def _purchase(data: JSON) -> JSON:
-    currency = _currency(data)
-    units = _units(data, *_TOTALS)
+    units, currency = _money(data, *_TOTALS)
     # Where Whop does not tell the currency, it may still have converted the amount.
     paid = _minor(units, currency) if currency or not units else None
-    usd = _minor(_units(data, "usd_total"), "usd") or None
-    metadata = _object(data, "metadata") or {}
-    fields = {
+    usd = _minor(_money(data, "usd_total")[0], "usd") or None
+    metadata = fields.object_of(data, "metadata") or {}
+    payment_id = fields.needed(data, "id")
+    told = {
         "kind": EventKind.purchase,
-        "payment_id": _own_id(data),
+        "payment_id": payment_id,
+        # None for what is bought once.
         "membership_id": _id(data, "membership"),
         "user": next((metadata[key] for key in USER_KEYS if metadata.get(key) is not None), None),
         "amount_cents": paid,
@@ -108,47 +116,56 @@ def _purchase(data: JSON) -> JSON:
         "converted_currency": usd and "usd",
         "metadata": {
             **metadata,
-            "payment_id": _own_id(data),
+            "payment_id": payment_id,
             "paid_cents": paid,
             "currency": currency,
         },
     }
-    if _text(data, "status") not in (None, "paid"):
-        fields |= _ignored(Outcome.not_paid)
+    if fields.text(data, "status") not in (None, "paid"):
+        told |= _ignored(Outcome.not_paid)
     elif units is None and usd is None:
-        fields |= _ignored(Outcome.no_money)
-    return fields
+        told |= _ignored(Outcome.no_money)
+    return told
 
 
 def _refund(data: JSON) -> JSON:
-    amount, total = _units(data, "amount"), None
-    payment = _dict(data, "payment")
-    code = _code(data)
-    if code == _code(payment):
-        total = _units(payment, *_TOTALS)
+    # What was refunded in the payment's currency is not known for some old payments.
+    name = "amount" if data.get("amount") is not None else "original_amount"
+    amount, currency = _money(data, name)
+    payment, total = fields.inside(data, "payment"), None
+    code, code_of_payment = _code(data, name), fields.code(payment)
+    if code == code_of_payment:
+        total = _money(payment, *_TOTALS)[0]
     elif code == "usd":
-        total = _units(payment, "usd_total")
-    currency = _currency(data)
-    fields = _of_payment(EventKind.refund, data) | {
-        "amount_cents": _minor(amount, currency),
+        total = _money(payment, "usd_total")[0]
+    is_part = code_of_payment in (None, code) and name == "amount"
+    told = _of_payment(EventKind.refund, data) | {
+        # A share of another currency's total would be a wrong share: it counts as everything.
+        "amount_cents": _minor(amount, currency) if total or is_part else None,
         "total_cents": _minor(total, currency) or None,
         "currency": currency,
     }
-    if _status(data) != "succeeded":
-        fields |= _ignored(Outcome.not_refunded)
+    if fields.needed(data, "status") != "succeeded":
+        told |= _ignored(Outcome.not_refunded)
     elif amount is None:
         raise InvalidEvent("The event's 'amount' is missing.")
-    return fields
+    return told
 
 
 def _dispute(data: JSON) -> JSON:
-    status = _status(data)
-    fields = _of_payment(_DISPUTES.get(status, EventKind.ignored), data)
-    if status in _INQUIRIES:
-        fields |= _ignored(Outcome.inquiry)
-    elif status not in _DISPUTES:
-        fields |= _ignored(Outcome.unknown_status)
-    return fields
+    status = fields.needed(data, "status")
+    kind = _DISPUTES.get(status)
+    if status == _PREVENTED:
+        # It takes nothing by itself, and a refund that prevented it is an event of its own; that
+        # of Visa's resolution is part of the dispute.
+        is_refunded = any(data.get(name) is True for name in _RDR)
+        kind = EventKind.dispute_opened if is_refunded else EventKind.dispute_won
+    told = _of_payment(kind or EventKind.ignored, data)
+    if status in _INQUIRIES or data.get("inquiry") is True:
+        told |= _ignored(Outcome.inquiry)
+    elif kind is None:
+        told |= _ignored(Outcome.unknown_status)
+    return told
 
 
 _READERS: dict[str, t.Callable[[JSON], JSON]] = {
@@ -169,12 +186,12 @@ _READERS: dict[str, t.Callable[[JSON], JSON]] = {
 
 def _of_payment(kind: EventKind, data: JSON) -> JSON:
     """Read what refunds and disputes have in common; their payment may be null."""
-    membership = _id(_dict(data, "payment"), "membership") or _id(data, "membership")
+    membership = _id(fields.inside(data, "payment"), "membership") or _id(data, "membership")
     return {
         "kind": kind,
         "payment_id": _id(data, "payment"),
         "membership_id": membership,
-        "reference": _own_id(data),
+        "reference": fields.needed(data, "id"),
     }
 
 
@@ -182,46 +199,9 @@ def _ignored(reason: Outcome) -> JSON:
     return {"kind": EventKind.ignored, "reason": reason}
 
 
-def _dict(parent: JSON, name: str) -> JSON:
-    value = parent.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _object(parent: JSON, name: str) -> JSON | None:
-    value = parent.get(name)
-    if value is not None and not isinstance(value, dict):
-        raise InvalidEvent(f"The event's {name!r} is not an object.")
-    return value
-
-
-def _text(parent: JSON, name: str) -> str | None:
-    value = parent.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value):
-        raise InvalidEvent(f"The event's {name!r} is not text of 1 to 255 ASCII characters.")
-    return value
-
-
-def _own_id(data: JSON) -> str:
-    own = _text(data, "id")
-    if own is None:
-        raise InvalidEvent("The event's 'id' is missing in 'data'.")
-    return own
-
-
 def _id(parent: JSON, name: str) -> str | None:
     """Return ``membership.id``, a bare ``membership`` or ``membership_id``, whichever is there."""
-    if isinstance(value := parent.get(name), dict):
-        return _own_id(value)
-    return _text(parent, name if value is not None else f"{name}_id")
-
-
-def _status(data: JSON) -> str:
-    status = _text(data, "status")
-    if status is None:
-        raise InvalidEvent("The event's 'status' is missing.")
-    return status
+    return fields.id_of(parent, name if parent.get(name) is not None else f"{name}_id")
 
 
 def _moment(payload: JSON) -> dt.datetime | None:
@@ -233,25 +213,25 @@ def _moment(payload: JSON) -> dt.datetime | None:
         return None
 
 
-def _code(data: JSON) -> str | None:
-    code = _text(data, "currency")
-    return code and code.lower()
+def _code(data: JSON, name: str) -> str | None:
+    """Return the currency of an amount, which tells its own, or its parent's does."""
+    return fields.code(fields.inside(data, name)) or fields.code(data)
 
 
-def _currency(data: JSON) -> str | None:
-    """Return a currency whose decimals are known; Whop has some that no standard lists."""
-    code = _code(data)
-    return code if code and _CURRENCY.fullmatch(code) else None
+def _money(data: JSON, *names: str) -> tuple[Decimal | None, str | None]:
+    """Return the first of these amounts that is there, in units of its currency, and that.
 
-
-def _units(data: JSON, *names: str) -> Decimal | None:
-    """Return the first of these amounts that is there, in units of its currency."""
+    An amount is a number, or ``{"amount": "10.00", "currency": "usd", …}``.
+    """
     name = next((name for name in names if data.get(name) is not None), None)
     if name is None:
-        return None
+        return None, fields.currency(data)
     value = data[name]
+    money = fields.inside(data, name)
+    if money:
+        value = money.get("amount")
     if isinstance(value, str) and _AMOUNT_TEXT.fullmatch(value):
-        # The old API writes some amounts as text.
+        # The old API writes some amounts as text, too.
         value = Decimal(value)
     if (
         not isinstance(value, int | Decimal)
@@ -259,7 +239,7 @@ def _units(data: JSON, *names: str) -> Decimal | None:
         or not 0 <= value <= _LARGEST_AMOUNT
     ):
         raise InvalidEvent(f"The event's {name!r} is not an amount from 0 to {_LARGEST_AMOUNT}.")
-    return Decimal(value)
+    return Decimal(value), fields.currency(money) or fields.currency(data)
 
 
 def _minor(units: Decimal | None, currency: str | None) -> int | None:

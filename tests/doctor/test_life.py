@@ -14,7 +14,7 @@ from flask_referral import clock
 from flask_referral import wallet
 from flask_referral.db.models import WALLET_INDEX
 from flask_referral.doctor import life
-from flask_referral.payments.handling import DELIVERY
+from flask_referral.payments.known import DELIVERY
 from flask_referral.results import Reward
 
 from ..conftest import MakeHost
@@ -394,10 +394,21 @@ def test_buyers_that_were_not_found(host: Host) -> None:
 
 
 def test_buyers_of_another_provider(host: Host) -> None:
+    deliver(host, "unknown_user", provider="shop")
+    text = finding(host, "deliveries", "warning")
+    assert "@referral.webhook('shop')" in text
+    assert "whop" not in text
+
+
+def test_buyers_of_stripe(host: Host) -> None:
     deliver(host, "unknown_user", provider="stripe")
     text = finding(host, "deliveries", "warning")
-    assert "@referral.webhook('stripe')" in text
-    assert "whop" not in text
+    assert "client_reference_id" in text
+    assert "@referral.stripe_user_loader" in text
+    host.referral.stripe_user_loader(lambda payload: None)
+    assert "See why the function of @referral.stripe_user_loader" in finding(
+        host, "deliveries", "warning"
+    )
 
 
 def test_events_of_another_company(host: Host) -> None:

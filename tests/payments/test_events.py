@@ -66,6 +66,7 @@ def test_what_is_ignored_needs_nothing() -> None:
         ("purchase", {}, False),
         ("dispute_opened", {}, True),
         ("dispute_won", {}, True),
+        ("refund_failed", {}, True),
         ("refund", {}, False),
         ("refund", {"amount_cents": 10}, False),
         ("refund", {"total_cents": 10}, False),
@@ -83,6 +84,23 @@ def test_what_may_come_twice_for_a_payment_has_a_reference(
     else:
         event(kind, payment_id="pay_1", **fields)
     assert event(kind, **PAYMENT, **fields).reference == "ref_1"
+
+
+@pytest.mark.parametrize("value", BAD_IDS, ids=lambda value: repr(value)[:12])
+def test_every_id_of_a_payment_is_one(value: t.Any) -> None:
+    with pytest.raises(InvalidEvent, match="is no payment id"):
+        event("purchase", **PAYMENT, aliases=("ch_1", value))
+    assert event("purchase", **PAYMENT, aliases=["ch_1"]).aliases == ("ch_1",)
+    assert event("purchase", **PAYMENT, aliases=()).aliases == ()
+
+
+def test_a_sum_is_of_refunds_and_has_an_amount_and_a_reference() -> None:
+    event("refund", **PAYMENT, is_sum=True, amount_cents=5)
+    for kind, fields in (("refund", {}), ("purchase", {"amount_cents": 5})):
+        with pytest.raises(InvalidEvent, match="is_sum is said of a refund"):
+            event(kind, **PAYMENT, **fields, is_sum=True)
+    with pytest.raises(InvalidEvent, match="pass reference"):
+        event("refund", payment_id="pay_1", is_sum=True, amount_cents=5)
 
 
 @pytest.mark.parametrize("name", ["amount_cents", "total_cents", "converted_cents"])
