@@ -43,7 +43,8 @@ from .host.state import EXTENSION_KEY
 from .host.state import IdentityLoader
 from .host.state import Loaders
 from .host.state import State
-from .host.state import WhopUserLoader
+from .host.state import UserLoader
+from .payments import retries
 from .payments.events import WebhookReader
 from .payments.providers import BUILT_IN
 from .results import Attribution
@@ -61,7 +62,7 @@ from .web import links
 IdentityLoaderT = t.TypeVar("IdentityLoaderT", bound=IdentityLoader)
 ConsentLoaderT = t.TypeVar("ConsentLoaderT", bound=ConsentLoader)
 BotDetectorT = t.TypeVar("BotDetectorT", bound=BotDetector)
-WhopUserLoaderT = t.TypeVar("WhopUserLoaderT", bound=WhopUserLoader)
+UserLoaderT = t.TypeVar("UserLoaderT", bound=UserLoader)
 WebhookReaderT = t.TypeVar("WebhookReaderT", bound=WebhookReader)
 
 
@@ -384,6 +385,28 @@ class Referral:
         )
         return entities.reversal_result(tx, outcome)
 
+    def retry_deliveries(self, user: t.Any) -> dict[str, int]:
+        """Handle once more what webhooks told of a user and what paid nothing then.
+
+        Call it after :meth:`attribute`, for people who paid before they signed up: as guests,
+        whom the provider's user loader finds now, or before anybody had referred them. Each
+        payment earns once, whatever else retries it. Flushes, never commits.
+
+        The line is drawn at the window: a payment that was told of more than
+        ``REFERRAL_COOKIE_MAX_AGE`` before its buyer was bound to a referrer is an existing
+        customer's, and earns nothing (``not_referred``), here and in ``flask referral events
+        retry``. Of the purchases without a known buyer the newest 200 of the window are looked
+        through, each with a call of the user loader; ``flask referral events retry --all`` from
+        cron goes through all.
+
+        :param user: a user object or a user id.
+        :return: how many deliveries had which outcome, as ``{"converted": 1}``; ``failed`` are
+            those whose error was logged, and which wait on.
+        :raises UnknownUser: where ``user`` cannot be a user's id.
+        """
+        state = self.state
+        return retries.of_user(state, identity.user_id(state, user))
+
     def _begin(self, state: State) -> Transaction:
         return Transaction.begin(
             state.db.session(), state.models, state.settings, state.wallet_table
@@ -451,14 +474,30 @@ class Referral:
         self._loaders.bot_detector = function
         return function
 
-    def whop_user_loader(self, function: WhopUserLoaderT) -> WhopUserLoaderT:
-        """Name the function that finds the buyer of a Whop event.
+    def whop_user_loader(self, function: UserLoaderT) -> UserLoaderT:
+        """Name the function that finds the buyer of a Whop event; see :meth:`user_loader`.
 
-        It takes the event's payload (a dict; numbers with a point are ``Decimal``) and returns a
-        user, a user's id, or None. Without it the id is ``user_id`` in the checkout's metadata.
+        Without it the id is ``user_id`` in the checkout's metadata.
         """
-        self._loaders.whop_user = function
-        return function
+        return self.user_loader("whop")(function)
+
+    def user_loader(self, provider: str) -> t.Callable[[UserLoaderT], UserLoaderT]:
+        """Name the function that finds the buyer of a provider's purchases.
+
+        It takes the event's payload (a dict; numbers with a point may be ``Decimal``) and returns
+        a user, a user's id, or None. It is asked again when a delivery is handled once more, and
+        then gets what was kept of the payload, at the same places: ids, and metadata without
+        e-mails, names, addresses and cards (:mod:`flask_referral.payments.kept`). So find buyers
+        by the provider's id of them or by metadata, and read all else with ``.get()``.
+
+        :param provider: ``whop``, or one of :meth:`webhook` whose events have a ``payload``.
+        """
+
+        def register(function: UserLoaderT) -> UserLoaderT:
+            self._loaders.users[provider] = function
+            return function
+
+        return register
 
     def webhook(self, provider: str) -> t.Callable[[WebhookReaderT], WebhookReaderT]:
         """Name the function that reads another provider's webhooks.

@@ -211,7 +211,7 @@ def deliveries(patient: Patient) -> t.Iterator[Finding]:
         .order_by(event.outcome, event.provider),
     )
     settings, loaders = patient.state.settings, patient.state.loaders
-    if not rows and settings.whop_webhook_secret and loaders.whop_user is None:
+    if not rows and settings.whop_webhook_secret and WHOP not in loaders.users:
         yield ok(
             "Whop's buyers are found by the checkout's metadata alone, since no function is named "
             "with @referral.whop_user_loader; none was missed in the last "
@@ -239,7 +239,7 @@ def _find_buyer(patient: Patient, provider: str) -> str:
             f"Let the function of @referral.webhook({provider!r}) name the buyer as user: a user "
             "of yours, or the id of one. Buyers without an account are nobody's referral."
         )
-    if patient.state.loaders.whop_user is not None:
+    if WHOP in patient.state.loaders.users:
         return (
             "See why the function of @referral.whop_user_loader does not find them. Buyers "
             "without an account are nobody's referral."

@@ -23,7 +23,8 @@ ConsentLoader = t.Callable[[], bool]
 BotDetector = t.Callable[[str], bool]
 #: Takes the raw body and the headers; see :meth:`flask_referral.Referral.webhook`.
 WebhookReader = t.Callable[[bytes, t.Any], t.Any]
-WhopUserLoader = t.Callable[[dict[str, t.Any]], t.Any]
+#: Takes a provider's payload; returns a user, a user's id, or None.
+UserLoader = t.Callable[[dict[str, t.Any]], t.Any]
 
 
 @dataclasses.dataclass
@@ -33,7 +34,8 @@ class Loaders:
     identity: IdentityLoader | None = None
     consent: ConsentLoader | None = None
     bot_detector: BotDetector | None = None
-    whop_user: WhopUserLoader | None = None
+    #: by provider; who finds the buyer
+    users: dict[str, UserLoader] = dataclasses.field(default_factory=dict)
     #: by provider; a :data:`~flask_referral.payments.events.WebhookReader` each
     webhooks: dict[str, t.Callable[..., t.Any]] = dataclasses.field(default_factory=dict)
 

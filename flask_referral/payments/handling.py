@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import typing as t
 
 import sqlalchemy as sa
 
 from .. import clock
+from ..clock import as_utc
 from ..conversions import reversals
 from ..conversions.convert import convert
 from ..conversions.facts import Fact
@@ -17,6 +19,9 @@ from ..db import sql
 from ..db.models import Models
 from ..errors import UnknownUser
 from ..host import identity
+from ..results import ConversionReason
+from . import kept
+from . import providers
 from .events import EventKind
 from .events import Outcome
 from .events import WebhookEvent
@@ -26,8 +31,8 @@ if t.TYPE_CHECKING:
 
 #: The kind of a delivery's row in ``referral_events``.
 DELIVERY = "delivery"
-#: Outcomes that somebody may have mended since: the next delivery is handled anew.
-RETRIED = (Outcome.unknown_user,)
+#: Outcomes that somebody may mend: what such a delivery takes is kept, and it is handled anew.
+MENDABLE: t.Final = (Outcome.unknown_user, Outcome.other_company, ConversionReason.not_referred)
 
 _FACTS: dict[str, Kind] = {
     EventKind.refund: Kind.refund,
@@ -36,12 +41,28 @@ _FACTS: dict[str, Kind] = {
 }
 
 
-def handle(state: State, provider: str, event: WebhookEvent) -> str:
+def handle(
+    state: State,
+    provider: str,
+    event: WebhookEvent,
+    *,
+    buyer: t.Any = None,
+    is_delivered: bool = True,
+) -> str:
     """Let an event take effect in ``db.session``, unless it did before; the caller commits.
 
+    An event of a :data:`MENDABLE` outcome may come again, from the provider or out of what was
+    kept of it, any number of times at once: it takes effect once.
+
+    :param buyer: who pays, where that is known; else the provider's user loader is asked.
+    :param is_delivered: whether the provider sent it now; else it is what was kept, and nothing
+        happens where that was removed meanwhile.
     :return: the outcome, which is kept with the event: an :class:`~.events.Outcome`, why the event
         was ignored, or the reason of the conversion or reversal.
     """
+    is_foreign = providers.is_foreign(state, provider, event)
+    if buyer is None and not is_foreign:
+        buyer = providers.buyer(state, provider, event)
     tx = Transaction.begin(state.db.session(), state.models, state.settings, state.wallet_table)
     # First, so that a second delivery waits for the outcome of this one.
     new = _receive(
@@ -52,24 +73,42 @@ def handle(state: State, provider: str, event: WebhookEvent) -> str:
         new_type=event.kind,
         new_payment=event.payment_id,
         new_membership=event.membership_id,
+        new_reference=event.reference,
         new_amount=event.amount_cents,
         new_base=event.total_cents,
+        new_occurred_at=event.occurred_at,
+        is_delivered=is_delivered,
     ).first()
     if new is None:
         return Outcome.duplicate
-    outcome = _effect(state, tx, provider, event)
-    _finish(tx.db, tx.models, row_provider=provider, row_id=event.id, new_outcome=outcome)
+    user_id = None
+    if is_foreign:
+        outcome: str = Outcome.other_company
+    elif event.kind is EventKind.ignored:
+        outcome = event.reason or event.kind
+    elif event.amount_cents == 0 and event.kind in (EventKind.purchase, EventKind.refund):
+        # A trial or a free plan, and a refund of nothing.
+        outcome = Outcome.no_money
+    elif event.kind is EventKind.purchase:
+        outcome, user_id = _purchase(state, tx, provider, event, buyer, as_utc(new.received_at))
+    else:
+        outcome = _fact(tx, provider, event)
+    waits = outcome in MENDABLE and event.kind is not EventKind.ignored
+    _finish(
+        tx.db,
+        tx.models,
+        row_provider=provider,
+        row_id=event.id,
+        new_outcome=outcome,
+        new_user=user_id if waits else None,
+        new_details=kept.details(event, event.user if user_id is None else user_id)
+        if waits
+        else None,
+    )
     return outcome
 
 
-def _effect(state: State, tx: Transaction, provider: str, event: WebhookEvent) -> str:
-    if event.kind is EventKind.ignored:
-        return event.reason or event.kind
-    if event.amount_cents == 0 and event.kind in (EventKind.purchase, EventKind.refund):
-        # A trial or a free plan, and a refund of nothing.
-        return Outcome.no_money
-    if event.kind is EventKind.purchase:
-        return _purchase(state, tx, provider, event)
+def _fact(tx: Transaction, provider: str, event: WebhookEvent) -> str:
     now = clock.now()
     fact = Fact(
         kind=_FACTS[event.kind],
@@ -86,22 +125,42 @@ def _effect(state: State, tx: Transaction, provider: str, event: WebhookEvent) -
     return reversals.apply(tx, fact).reason
 
 
-def _purchase(state: State, tx: Transaction, provider: str, event: WebhookEvent) -> str:
-    if event.user is None:
-        return Outcome.unknown_user
+def _purchase(
+    state: State,
+    tx: Transaction,
+    provider: str,
+    event: WebhookEvent,
+    buyer: t.Any,
+    received_at: dt.datetime,
+) -> tuple[str, t.Any]:
+    """Convert a payment; return the outcome and, where it is not referred, the buyer's key."""
+    if buyer is None:
+        return Outcome.unknown_user, None
     try:
-        user_id = identity.user_id(state, event.user)
+        user_id = identity.user_id(state, buyer)
     except UnknownUser:
-        return Outcome.unknown_user
+        return Outcome.unknown_user, None
+    now = clock.now()
+    window = dt.timedelta(seconds=state.settings.cookie_max_age)
+    if received_at < now - window and _is_bound_after(tx, user_id, received_at + window):
+        # The referrer brought a customer who had been one for long.
+        return ConversionReason.not_referred, user_id
     outcome = convert(
         tx,
         user_id,
         _payment(provider, event, state.settings.currency),
         policy=state.reward_policy,
         bonus_cents=None,
-        now=clock.now(),
+        now=now,
     )
-    return outcome.reason if outcome.is_user else Outcome.unknown_user
+    if not outcome.is_user:
+        return Outcome.unknown_user, None
+    return outcome.reason, user_id
+
+
+def _is_bound_after(tx: Transaction, user_id: t.Any, moment: dt.datetime) -> bool:
+    bound_at = _bound_at(tx.db, tx.models, user=user_id).scalar()
+    return bound_at is not None and as_utc(bound_at) > moment
 
 
 def _payment(provider: str, event: WebhookEvent, wallet_currency: str) -> Payment:
@@ -134,22 +193,26 @@ def _receive(models: Models, dialect: str) -> t.Any:
         "type": "type",
         "payment_id": "payment",
         "membership_id": "membership",
+        "reference": "reference",
         "amount_cents": "amount",
         "base_cents": "base",
+        "occurred_at": "occurred_at",
     }
     values = {
         column: sql.parameter(f"new_{name}", event.c[column]) for column, name in columns.items()
     }
-    return (
-        sql.insert(dialect, event)
-        .values(kind=DELIVERY, outcome=Outcome.received, **values)
-        .on_conflict_do_update(
-            index_elements=[event.c.provider, event.c.kind, event.c.event_id],
-            set_={"outcome": Outcome.received},
-            where=event.c.outcome.in_(sql.words(*RETRIED)),
-        )
-        .returning(event.c.event_id)
-    )
+    key = ("provider", "kind", "event_id")
+    insert = sql.insert(dialect, event).values(kind=DELIVERY, outcome=Outcome.received, **values)
+    # What could not be read the first time may be read now.
+    again = {name: insert.excluded[name] for name in columns if name not in key}
+    return insert.on_conflict_do_update(
+        index_elements=[event.c[name] for name in key],
+        set_={"outcome": Outcome.received, **again},
+        where=sa.and_(
+            event.c.outcome.in_(sql.words(*MENDABLE)),
+            sa.or_(sa.bindparam("is_delivered", type_=sa.Boolean()), event.c.details.is_not(None)),
+        ),
+    ).returning(event.c.received_at)
 
 
 @sql.statement
@@ -162,5 +225,17 @@ def _finish(models: Models, dialect: str) -> sa.Update:
             event.c.kind == DELIVERY,
             event.c.event_id == sql.parameter("row_id", event.c.event_id),
         )
-        .values(outcome=sa.bindparam("new_outcome", type_=sa.Text()))
+        .values(
+            outcome=sa.bindparam("new_outcome", type_=sa.Text()),
+            user_id=sql.parameter("new_user", event.c.user_id),
+            details=sql.parameter("new_details", event.c.details),
+        )
+    )
+
+
+@sql.statement
+def _bound_at(models: Models, dialect: str) -> sa.Select[t.Any]:
+    click = models.ReferralClick.__table__.c
+    return sa.select(sa.func.coalesce(click.bound_at, click.clicked_at)).where(
+        click.referred_user_id == sql.parameter("user", click.referred_user_id)
     )
