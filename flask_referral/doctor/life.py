@@ -12,8 +12,11 @@ from ..db import days
 from ..db.models import GONE
 from ..db.models import RewardRole
 from ..db.models import RewardStatus
+from ..payments import retries
 from ..payments.events import Outcome
 from ..payments.handling import DELIVERY
+from ..payments.retries import Wanted
+from ..results import ConversionReason
 from ..upkeep import rollup
 from .findings import Check
 from .findings import counted
@@ -35,6 +38,8 @@ MANY_CLICKS = 100_000
 MOST_CLICKS = 1_000_000
 
 WHOP = "whop"
+
+_GUESTS = "Buyers without an account are nobody's referral until they sign up."
 
 
 def due(patient: Patient) -> t.Iterator[Finding]:
@@ -233,21 +238,40 @@ def deliveries(patient: Patient) -> t.Iterator[Finding]:
             )
 
 
+def waiting(patient: Patient) -> t.Iterator[Finding]:
+    """Whether deliveries wait that may end differently when they are handled once more."""
+    with patient.connect() as connection:
+        found = retries.counts(connection, patient.state.models, Wanted(is_ready=True))
+    if not found:
+        return
+    counts = ", ".join(f"{number:,} {outcome}" for outcome, number in found.items())
+    message = f"Deliveries that paid nothing wait to be handled once more: {counts}."
+    cure = (
+        "Once what stood in the way is mended (flask referral events show EVENT says what), run "
+        "flask referral events retry --all, and let cron run it with --yes."
+    )
+    if ConversionReason.not_referred in found:
+        yield warning(
+            f"{message} The buyers of those that are {ConversionReason.not_referred} are referred "
+            "by now.",
+            cure,
+        )
+    else:
+        yield ok(f"{message} {cure}")
+
+
 def _find_buyer(patient: Patient, provider: str) -> str:
     if provider != WHOP:
         return (
             f"Let the function of @referral.webhook({provider!r}) name the buyer as user: a user "
-            "of yours, or the id of one. Buyers without an account are nobody's referral."
+            f"of yours, or the id of one; or pass a payload and find the buyer in it with "
+            f"@referral.user_loader({provider!r}). {_GUESTS}"
         )
     if WHOP in patient.state.loaders.users:
-        return (
-            "See why the function of @referral.whop_user_loader does not find them. Buyers "
-            "without an account are nobody's referral."
-        )
+        return "See why the function of @referral.whop_user_loader does not find them. " + _GUESTS
     return (
         "Put the buyer's id into the checkout's metadata as user_id, or name a function that "
-        "finds the buyer with @referral.whop_user_loader. Buyers without an account are nobody's "
-        "referral."
+        "finds the buyer with @referral.whop_user_loader. " + _GUESTS
     )
 
 
@@ -272,4 +296,5 @@ CHECKS = (
     Check("providers", providers, "No payment seems to be told of by two providers.", _NEEDS),
     Check("sums", sums, "Clicks of past days are summed up, or few.", _NEEDS),
     Check("deliveries", deliveries, "Webhooks found the buyers of the last 7 days.", _NEEDS),
+    Check("waiting", waiting, "No delivery waits to be handled once more.", _NEEDS),
 )

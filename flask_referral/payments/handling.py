@@ -101,11 +101,17 @@ def handle(
         row_id=event.id,
         new_outcome=outcome,
         new_user=user_id if waits else None,
-        new_details=kept.details(event, event.user if user_id is None else user_id)
-        if waits
-        else None,
+        new_details=kept.details(event, _named(state, event, user_id)) if waits else None,
     )
     return outcome
+
+
+def _named(state: State, event: WebhookEvent, user_id: t.Any) -> t.Any:
+    """Return the buyer's id, as far as the event names one."""
+    try:
+        return identity.user_id(state, event.user) if user_id is None else user_id
+    except UnknownUser:
+        return event.user
 
 
 def _fact(tx: Transaction, provider: str, event: WebhookEvent) -> str:
