@@ -94,10 +94,11 @@ def erase(user: str, yes: bool, as_json: bool) -> None:
         connection.commit()
     text = (
         f"{_CODES[erased.code]}; {plural(erased.clicks, 'click')} deleted, "
-        f"{plural(erased.own_clicks, 'visit')} of the user's own cleared, "
-        f"{plural(erased.deliveries, 'delivery', 'deliveries')} forgotten."
+        f"{plural(erased.own_clicks, 'visit')} of the user's own cleared"
     )
-    report(as_json, {"user": key, **erased._asdict()}, text)
+    if erased.deliveries:
+        text += f", {plural(erased.deliveries, 'delivery', 'deliveries')} forgotten"
+    report(as_json, {"user": key, **erased._asdict()}, f"{text}.")
 
 
 def _table(stats: Stats, no_link: str | None = None) -> str:
