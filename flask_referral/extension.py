@@ -38,12 +38,12 @@ from .db.models import table_of
 from .errors import ConfigurationError
 from .host import identity
 from .host.state import BotDetector
+from .host.state import BuyerLoader
 from .host.state import ConsentLoader
 from .host.state import EXTENSION_KEY
 from .host.state import IdentityLoader
 from .host.state import Loaders
 from .host.state import State
-from .host.state import UserLoader
 from .payments import retries
 from .payments.events import WebhookReader
 from .payments.providers import BUILT_IN
@@ -62,7 +62,7 @@ from .web import links
 IdentityLoaderT = t.TypeVar("IdentityLoaderT", bound=IdentityLoader)
 ConsentLoaderT = t.TypeVar("ConsentLoaderT", bound=ConsentLoader)
 BotDetectorT = t.TypeVar("BotDetectorT", bound=BotDetector)
-UserLoaderT = t.TypeVar("UserLoaderT", bound=UserLoader)
+BuyerLoaderT = t.TypeVar("BuyerLoaderT", bound=BuyerLoader)
 WebhookReaderT = t.TypeVar("WebhookReaderT", bound=WebhookReader)
 
 
@@ -474,26 +474,35 @@ class Referral:
         self._loaders.bot_detector = function
         return function
 
-    def whop_user_loader(self, function: UserLoaderT) -> UserLoaderT:
+    def whop_user_loader(self, function: BuyerLoaderT) -> BuyerLoaderT:
         """Name the function that finds the buyer of a Whop event; see :meth:`user_loader`.
 
-        Without it the id is ``user_id`` in the checkout's metadata.
+        It takes the event's payload (a dict; numbers with a point are ``Decimal``) and returns a
+        user, a user's id, or None. Without it the id is ``user_id`` in the checkout's metadata.
         """
-        return self.user_loader("whop")(function)
+        self._loaders.whop_user = function
+        return function
 
-    def user_loader(self, provider: str) -> t.Callable[[UserLoaderT], UserLoaderT]:
-        """Name the function that finds the buyer of a provider's purchases.
+    def user_loader(self, provider: str) -> t.Callable[[BuyerLoaderT], BuyerLoaderT]:
+        """Name the function that finds the buyer of another provider's purchases.
 
-        It takes the event's payload (a dict; numbers with a point may be ``Decimal``) and returns
-        a user, a user's id, or None. It is asked again when a delivery is handled once more, and
-        then gets what was kept of the payload, at the same places: ids, and metadata without
-        e-mails, names, addresses and cards (:mod:`flask_referral.payments.kept`). So find buyers
-        by the provider's id of them or by metadata, and read all else with ``.get()``.
+        It takes the ``payload`` of the event that the function of :meth:`webhook` returned, and
+        returns a user, a user's id, or None. It is asked again, as those of the built-in providers
+        are, when a delivery is handled once more; then it gets what was kept of the payload, at
+        the same places: ids, and metadata without e-mails, names, addresses and cards
+        (:mod:`flask_referral.payments.kept`). So find buyers by the provider's id of them or by
+        metadata, and read all else with ``.get()``.
 
-        :param provider: ``whop``, or one of :meth:`webhook` whose events have a ``payload``.
+        :param provider: what :meth:`webhook` was given.
+        :raises ConfigurationError: for a built-in provider, which has a loader of its own.
         """
+        if provider in BUILT_IN:
+            raise ConfigurationError(
+                f"The buyers of {provider!r} are found by the function of "
+                f"@referral.{provider}_user_loader; use that."
+            )
 
-        def register(function: UserLoaderT) -> UserLoaderT:
+        def register(function: BuyerLoaderT) -> BuyerLoaderT:
             self._loaders.users[provider] = function
             return function
 

@@ -39,8 +39,6 @@ MOST_CLICKS = 1_000_000
 
 WHOP = "whop"
 
-_GUESTS = "Buyers without an account are nobody's referral until they sign up."
-
 
 def due(patient: Patient) -> t.Iterator[Finding]:
     """Whether pending rewards are credited when they are due."""
@@ -216,7 +214,7 @@ def deliveries(patient: Patient) -> t.Iterator[Finding]:
         .order_by(event.outcome, event.provider),
     )
     settings, loaders = patient.state.settings, patient.state.loaders
-    if not rows and settings.whop_webhook_secret and WHOP not in loaders.users:
+    if not rows and settings.whop_webhook_secret and loaders.whop_user is None:
         yield ok(
             "Whop's buyers are found by the checkout's metadata alone, since no function is named "
             "with @referral.whop_user_loader; none was missed in the last "
@@ -264,14 +262,17 @@ def _find_buyer(patient: Patient, provider: str) -> str:
     if provider != WHOP:
         return (
             f"Let the function of @referral.webhook({provider!r}) name the buyer as user: a user "
-            f"of yours, or the id of one; or pass a payload and find the buyer in it with "
-            f"@referral.user_loader({provider!r}). {_GUESTS}"
+            "of yours, or the id of one. Buyers without an account are nobody's referral."
         )
-    if WHOP in patient.state.loaders.users:
-        return "See why the function of @referral.whop_user_loader does not find them. " + _GUESTS
+    if patient.state.loaders.whop_user is not None:
+        return (
+            "See why the function of @referral.whop_user_loader does not find them. Buyers "
+            "without an account are nobody's referral."
+        )
     return (
         "Put the buyer's id into the checkout's metadata as user_id, or name a function that "
-        "finds the buyer with @referral.whop_user_loader. " + _GUESTS
+        "finds the buyer with @referral.whop_user_loader. Buyers without an account are nobody's "
+        "referral."
     )
 
 

@@ -23,8 +23,8 @@ ConsentLoader = t.Callable[[], bool]
 BotDetector = t.Callable[[str], bool]
 #: Takes the raw body and the headers; see :meth:`flask_referral.Referral.webhook`.
 WebhookReader = t.Callable[[bytes, t.Any], t.Any]
-#: Takes a provider's payload; returns a user, a user's id, or None.
-UserLoader = t.Callable[[dict[str, t.Any]], t.Any]
+#: Takes the payload of an event that tells of a purchase.
+BuyerLoader = t.Callable[[dict[str, t.Any]], t.Any]
 
 
 @dataclasses.dataclass
@@ -34,8 +34,9 @@ class Loaders:
     identity: IdentityLoader | None = None
     consent: ConsentLoader | None = None
     bot_detector: BotDetector | None = None
-    #: by provider; who finds the buyer
-    users: dict[str, UserLoader] = dataclasses.field(default_factory=dict)
+    whop_user: BuyerLoader | None = None
+    #: by provider, of those that the host names
+    users: dict[str, BuyerLoader] = dataclasses.field(default_factory=dict)
     #: by provider; a :data:`~flask_referral.payments.events.WebhookReader` each
     webhooks: dict[str, t.Callable[..., t.Any]] = dataclasses.field(default_factory=dict)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import typing as t
 
@@ -63,6 +64,7 @@ def handle(
     is_foreign = providers.is_foreign(state, provider, event)
     if buyer is None and not is_foreign:
         buyer = providers.buyer(state, provider, event)
+    told = dataclasses.replace(event, user=buyer)
     tx = Transaction.begin(state.db.session(), state.models, state.settings, state.wallet_table)
     # First, so that a second delivery waits for the outcome of this one.
     new = _receive(
@@ -81,18 +83,10 @@ def handle(
     ).first()
     if new is None:
         return Outcome.duplicate
+    outcome: str = Outcome.other_company
     user_id = None
-    if is_foreign:
-        outcome: str = Outcome.other_company
-    elif event.kind is EventKind.ignored:
-        outcome = event.reason or event.kind
-    elif event.amount_cents == 0 and event.kind in (EventKind.purchase, EventKind.refund):
-        # A trial or a free plan, and a refund of nothing.
-        outcome = Outcome.no_money
-    elif event.kind is EventKind.purchase:
-        outcome, user_id = _purchase(state, tx, provider, event, buyer, as_utc(new.received_at))
-    else:
-        outcome = _fact(tx, provider, event)
+    if not is_foreign:
+        outcome, user_id = _effect(state, tx, provider, told, as_utc(new.received_at))
     waits = outcome in MENDABLE and event.kind is not EventKind.ignored
     _finish(
         tx.db,
@@ -104,6 +98,20 @@ def handle(
         new_details=kept.details(event, _named(state, event, user_id)) if waits else None,
     )
     return outcome
+
+
+def _effect(
+    state: State, tx: Transaction, provider: str, event: WebhookEvent, received_at: dt.datetime
+) -> tuple[str, t.Any]:
+    """Let an event take effect; return the outcome and the key of a buyer nobody referred."""
+    if event.kind is EventKind.ignored:
+        return event.reason or event.kind, None
+    if event.amount_cents == 0 and event.kind in (EventKind.purchase, EventKind.refund):
+        # A trial or a free plan, and a refund of nothing.
+        return Outcome.no_money, None
+    if event.kind is EventKind.purchase:
+        return _purchase(state, tx, provider, event, received_at)
+    return _fact(tx, provider, event), None
 
 
 def _named(state: State, event: WebhookEvent, user_id: t.Any) -> t.Any:
@@ -136,14 +144,12 @@ def _purchase(
     tx: Transaction,
     provider: str,
     event: WebhookEvent,
-    buyer: t.Any,
     received_at: dt.datetime,
 ) -> tuple[str, t.Any]:
-    """Convert a payment; return the outcome and, where it is not referred, the buyer's key."""
-    if buyer is None:
+    if event.user is None:
         return Outcome.unknown_user, None
     try:
-        user_id = identity.user_id(state, buyer)
+        user_id = identity.user_id(state, event.user)
     except UnknownUser:
         return Outcome.unknown_user, None
     now = clock.now()

@@ -15,6 +15,7 @@ Stripe's an event (github.com/stripe/openapi); both name people beside the ids, 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import typing as t
 import uuid
@@ -47,8 +48,17 @@ _PERSONAL = re.compile(
     r"|display|contact|legal)_name$"
     r"|^name$"
 )
-#: Fields of an event that have no column of their own in ``referral_events``.
-_FIELDS = ("currency", "converted_cents", "converted_currency", "reason", "metadata", "payload")
+#: Fields of an event that are columns of its row in ``referral_events``, or kept by another name.
+_COLUMNS = (
+    *("id", "kind", "payment_id", "membership_id", "reference", "user"),
+    *("amount_cents", "total_cents", "occurred_at"),
+)
+#: All others, which are kept where they are told.
+_DEFAULTS = {
+    field.name: field.default
+    for field in dataclasses.fields(WebhookEvent)
+    if field.name not in _COLUMNS
+}
 
 
 def details(event: WebhookEvent, user: t.Any) -> JSON:
@@ -56,14 +66,19 @@ def details(event: WebhookEvent, user: t.Any) -> JSON:
 
     :param user: the buyer's id, as far as it is known.
     """
-    fields = {name: getattr(event, name) for name in _FIELDS}
+    fields = {
+        name: value
+        for name, default in _DEFAULTS.items()
+        if (value := getattr(event, name)) != default
+    }
     fields["metadata"] = cleaned_metadata(event.metadata or {})
     if event.payload is not None:
         fields["payload"] = cleaned_payload(event.payload)
     if isinstance(user, str | int | uuid.UUID):
         named = str(user)
-        fields["user"] = named if is_id(named) and not _EMAIL.search(named) else None
-    return {name: value for name, value in fields.items() if value is not None}
+        if is_id(named) and not _EMAIL.search(named):
+            fields["user"] = named
+    return fields
 
 
 def event(row: t.Any) -> WebhookEvent:

@@ -49,7 +49,8 @@ def is_foreign(state: State, provider: str, event: WebhookEvent) -> bool:
 
 def buyer(state: State, provider: str, event: WebhookEvent) -> t.Any:
     """Return who pays, as the provider's user loader says or, without one, the event itself."""
-    loader = state.loaders.users.get(provider)
+    built_in = {whop.NAME: state.loaders.whop_user}
+    loader = built_in.get(provider) or state.loaders.users.get(provider)
     if loader is None or event.payload is None or event.kind is not EventKind.purchase:
         return event.user
     return loader(event.payload)

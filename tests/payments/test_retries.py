@@ -9,11 +9,13 @@ import typing as t
 import pytest
 import sqlalchemy as sa
 
+from flask_referral import ConfigurationError
 from flask_referral import InvalidEvent
 from flask_referral import WebhookEvent
 from flask_referral.clock import as_utc
 from flask_referral.errors import WalletRefused
 from flask_referral.payments.kept import cleaned_payload
+from flask_referral.payments.providers import BUILT_IN
 
 from ..conftest import MakeHost
 from ..hosts import Host
@@ -374,6 +376,13 @@ def test_a_reader_without_payload_names_the_buyer_itself(make: MakeHost) -> None
         assert host.referral.retry_deliveries(buyer) == {"converted": 1}
         host.db.session.commit()
     assert balance(host, referrer) == 1000
+
+
+@pytest.mark.parametrize("provider", BUILT_IN)
+def test_a_built_in_provider_has_a_loader_of_its_own(make_sqlite: MakeHost, provider: str) -> None:
+    host = make_sqlite()
+    with pytest.raises(ConfigurationError, match=f"@referral.{provider}_user_loader; use that"):
+        host.referral.user_loader(provider)
 
 
 @pytest.mark.parametrize("payload", [[], "text", 1])
