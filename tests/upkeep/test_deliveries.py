@@ -60,6 +60,18 @@ def test_erase_forgets_the_deliveries_of_the_users_purchases(make: MakeHost, key
     assert "is not kept any more" in host.failure("events", "retry", "own")
 
 
+def test_a_users_id_that_is_an_address_is_not_kept_in_the_details(make: MakeHost) -> None:
+    host = make(key="str", **CONFIG)
+    user = host.add_user(id="ada@example.com")
+    assert outcome(host, payment(user), id="own") == "not_referred"
+    event = host.referral.models.ReferralEvent.__table__.c
+    with host.app.app_context(), host.db.engine.connect() as connection:
+        details = connection.scalar(sa.select(event.details).where(event.event_id == "own"))
+    assert "@" not in json.dumps(details)
+    assert says(host, "erase", user, "--yes")["deliveries"] == 1
+    assert kept(host) == set()
+
+
 def test_erase_forgets_deliveries_of_memberships_that_earned(make: MakeHost) -> None:
     host = make(REFERRAL_RENEWALS=None, **CONFIG)
     user = refer(host, host.add_user())
