@@ -46,6 +46,7 @@ from .host.state import EXTENSION_KEY
 from .host.state import IdentityLoader
 from .host.state import Loaders
 from .host.state import State
+from .payments import retries
 from .payments.events import WebhookReader
 from .payments.providers import BUILT_IN
 from .results import Attribution
@@ -393,6 +394,28 @@ class Referral:
         )
         return entities.reversal_result(tx, outcome)
 
+    def retry_deliveries(self, user: t.Any) -> dict[str, int]:
+        """Handle once more what webhooks told of a user and what paid nothing then.
+
+        Call it after :meth:`attribute`, for people who paid before they signed up: as guests,
+        whom the provider's user loader finds now, or before anybody had referred them. Each
+        payment earns once, whatever else retries it. Flushes, never commits.
+
+        The line is drawn at the window: a payment that was told of more than
+        ``REFERRAL_COOKIE_MAX_AGE`` before its buyer was bound to a referrer is an existing
+        customer's, and earns nothing (``not_referred``), here and in ``flask referral events
+        retry``. Of the purchases without a known buyer the newest 200 of the window are looked
+        through, each with a call of the user loader; ``flask referral events retry --all`` from
+        cron goes through all.
+
+        :param user: a user object or a user id.
+        :return: how many deliveries had which outcome, as ``{"converted": 1}``; ``failed`` are
+            those whose error was logged, and which wait on.
+        :raises UnknownUser: where ``user`` cannot be a user's id.
+        """
+        state = self.state
+        return retries.of_user(state, identity.user_id(state, user))
+
     def _begin(self, state: State) -> Transaction:
         return Transaction.begin(
             state.db.session(), state.models, state.settings, state.wallet_table
@@ -455,23 +478,48 @@ class Referral:
         return function
 
     def whop_user_loader(self, function: BuyerLoaderT) -> BuyerLoaderT:
-        """Name the function that finds the buyer of a Whop event.
+        """Name the function that finds the buyer of a Whop event; see :meth:`user_loader`.
 
         It takes the event's payload (a dict; numbers with a point are ``Decimal``) and returns a
         user, a user's id, or None. Without it the id is ``user_id`` in the checkout's metadata.
         """
-        self._loaders.whop_user = function
+        self._loaders.users["whop"] = function
         return function
 
     def stripe_user_loader(self, function: BuyerLoaderT) -> BuyerLoaderT:
-        """Name the function that finds the buyer of a Stripe event.
+        """Name the function that finds the buyer of a Stripe event; see :meth:`user_loader`.
 
         It takes the event (a dict) of a checkout or an invoice that was paid, whose object is
         ``payload["data"]["object"]``, and returns a user, a user's id, or None. Without it the id
         is ``user_id`` in the metadata, or the checkout's ``client_reference_id``.
         """
-        self._loaders.stripe_user = function
+        self._loaders.users["stripe"] = function
         return function
+
+    def user_loader(self, provider: str) -> t.Callable[[BuyerLoaderT], BuyerLoaderT]:
+        """Name the function that finds the buyer of another provider's purchases.
+
+        It takes the ``payload`` of the event that the function of :meth:`webhook` returned, and
+        returns a user, a user's id, or None. It is asked again, as those of the built-in providers
+        are, when a delivery is handled once more; then it gets what was kept of the payload, at
+        the same places: ids, and metadata without e-mails, names, addresses and cards
+        (:mod:`flask_referral.payments.kept`). So find buyers by the provider's id of them or by
+        metadata, and read all else with ``.get()``.
+
+        :param provider: what :meth:`webhook` was given.
+        :raises ConfigurationError: for a built-in provider, which has a loader of its own.
+        """
+        if provider in BUILT_IN:
+            raise ConfigurationError(
+                f"The buyers of {provider!r} are found by the function of "
+                f"@referral.{provider}_user_loader; use that."
+            )
+
+        def register(function: BuyerLoaderT) -> BuyerLoaderT:
+            self._loaders.users[provider] = function
+            return function
+
+        return register
 
     def webhook(self, provider: str) -> t.Callable[[WebhookReaderT], WebhookReaderT]:
         """Name the function that reads another provider's webhooks.

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import click
 import pytest
+import sqlalchemy as sa
 
 from flask_referral import schema
+from flask_referral import WebhookEvent
 from flask_referral.cli import referral
 from flask_referral.settings import PREFIX
 from flask_referral.settings import Settings
@@ -24,6 +26,8 @@ from . import whop
 from .conftest import MakeHost
 from .money import amounts
 from .money import refer
+from .visiting import add_referrer
+from .visiting import browser
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -157,6 +161,45 @@ def test_the_functions_that_find_a_buyer_run_as_pasted(
     sale = whop.payment(None) if provider is whop else stripe.subscribed(None)
     assert provider.outcome(host, sale) == "converted"
     assert asked in ([{"whop_id": "user_1"}], [{"stripe_customer_id": "cus_1"}])
+
+
+def test_once_more_runs_as_pasted(make_sqlite: MakeHost) -> None:
+    host = make_sqlite()
+    call, loader = (
+        part.split("```")[0]
+        for part in section("Webhooks").split("### Once more")[1].split("```python\n")[1:]
+    )
+    host.User.shop_id = sa.orm.synonym("name")
+    exec(compile(loader, "app.py", "exec"), {"referral": host.referral, "User": host.User})
+    host.referral.webhook("shop")(
+        lambda body, headers: WebhookEvent(
+            id="1", kind="purchase", payment_id="ch_1", payload=json.loads(body)
+        )
+    )
+    outcomes: list[dict[str, int]] = []
+
+    @host.app.post("/signup")
+    def sign_up() -> str:
+        user = host.User(name="cus_1")
+        host.db.session.add(user)
+        names = {"referral": host.referral, "db": host.db, "user": user}
+        exec(
+            compile(call.replace("referral.retry", "told = referral.retry"), "app.py", "exec"),
+            names,
+        )
+        outcomes.append(names["told"])
+        return ""
+
+    shop = "/api/referral/webhooks/shop"
+    answer = host.client().post(shop, json={"customer_id": "cus_1"})
+    assert answer.get_json() == {"outcome": "unknown_user"}
+    referrer, code = add_referrer(host)
+    told = "{" + call.split("# {")[1].split("}")[0] + "}"
+    client = browser(host)
+    client.get(f"/r/{code}")
+    assert client.post("/signup").status_code == 200
+    assert outcomes == [json.loads(told)]
+    assert amounts(host, referrer) == [1000]
 
 
 def test_settings_are_all_there_with_their_defaults() -> None:

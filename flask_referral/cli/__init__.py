@@ -14,6 +14,7 @@ from .conversions import reverse
 from .conversions import void
 from .db import db
 from .doctor import doctor
+from .events import events
 from .group import referral
 from .rls import rls
 from .users import erase
@@ -36,5 +37,6 @@ referral.add_command(reverse)
 referral.add_command(mature)
 referral.add_command(release)
 referral.add_command(void)
+referral.add_command(events)
 referral.add_command(export)
 referral.add_command(erase)

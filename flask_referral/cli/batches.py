@@ -57,6 +57,6 @@ def run(
     return done
 
 
-def plural(number: int, thing: str) -> str:
+def plural(number: int, thing: str, things: str | None = None) -> str:
     """Return a number with what it counts: ``1 click``, ``2,000 clicks``."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"

@@ -12,6 +12,7 @@ from flask.cli import with_appcontext
 from .. import clicks
 from .. import clock
 from ..db.models import Models
+from ..upkeep import deliveries
 from ..upkeep import purge as purging
 from ..upkeep import rollup as summing
 from . import batches
@@ -66,7 +67,9 @@ def purge(days: int, delete: bool, yes: bool, as_json: bool) -> None:
     """Clear the personal data of old clicks: hashed address, user agent, referring page.
 
     Ids that were derived from an address are replaced once no cookie needs them any more. Who
-    referred whom stays. It can be interrupted, repeated and run twice at once.
+    referred whom stays. Deliveries that wait to be handled once more lose what was kept of them
+    after 180 days; where nobody referred the buyer, when the window (REFERRAL_COOKIE_MAX_AGE) is
+    over. It can be interrupted, repeated and run twice at once.
     """
     question = f"Clear the personal data of all clicks older than {plural(days, 'day')}"
     if delete:
@@ -87,8 +90,23 @@ def purge(days: int, delete: bool, yes: bool, as_json: bool) -> None:
             size=sum,
             summary=_summary,
         )
+        window = dt.timedelta(seconds=state().settings.cookie_max_age)
+        forgotten_deliveries = sum(
+            batches.run(
+                connection,
+                deliveries.forget_old(connection, models, now, window),
+                label="Forgetting deliveries",
+                length=deliveries.count_old(connection, models, now, window),
+                size=int,
+                summary=lambda done: f"forgot {plural(sum(done), 'delivery', 'deliveries')}",
+            )
+        )
     cleared, deleted = _totals(purged)
-    report(as_json, {"cleared": cleared, "deleted": deleted}, f"{_summary(purged).capitalize()}.")
+    data = {"cleared": cleared, "deleted": deleted, "deliveries": forgotten_deliveries}
+    text = _summary(purged).capitalize()
+    if forgotten_deliveries:
+        text += f", forgot {plural(forgotten_deliveries, 'delivery', 'deliveries')}"
+    report(as_json, data, f"{text}.")
 
 
 def _roll_up(connection: sa.Connection, models: Models, now: dt.datetime) -> list[summing.Closed]:

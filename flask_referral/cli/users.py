@@ -81,6 +81,8 @@ def export(user: str, as_json: bool) -> None:
 def erase(user: str, yes: bool, as_json: bool) -> None:
     """Remove the code of USER (an id), its clicks, and personal data of USER's own visits.
 
+    Deliveries of USER's purchases that wait to be handled once more are forgotten.
+
     The wallet is untouched, and conversions and rewards stay as the record of what was paid until
     the application deletes the user.
     """
@@ -92,9 +94,11 @@ def erase(user: str, yes: bool, as_json: bool) -> None:
         connection.commit()
     text = (
         f"{_CODES[erased.code]}; {plural(erased.clicks, 'click')} deleted, "
-        f"{plural(erased.own_clicks, 'visit')} of the user's own cleared."
+        f"{plural(erased.own_clicks, 'visit')} of the user's own cleared"
     )
-    report(as_json, {"user": key, **erased._asdict()}, text)
+    if erased.deliveries:
+        text += f", {plural(erased.deliveries, 'delivery', 'deliveries')} forgotten"
+    report(as_json, {"user": key, **erased._asdict()}, f"{text}.")
 
 
 def _table(stats: Stats, no_link: str | None = None) -> str:

@@ -103,8 +103,9 @@ def _id() -> Mapped[uuid.UUID]:
     return mapped_column(sa.Uuid(), server_default=new_uuid(), nullable=False)
 
 
-def _user(ondelete: str) -> t.Any:
-    return mapped_column(_UserKey(ondelete), nullable=ondelete == "SET NULL")
+def _user(ondelete: str, *, nullable: bool | None = None) -> t.Any:
+    is_nullable = ondelete == "SET NULL" if nullable is None else nullable
+    return mapped_column(_UserKey(ondelete), nullable=is_nullable)
 
 
 def _text(*, nullable: bool = False) -> t.Any:
@@ -121,13 +122,14 @@ def _moment(*, default: bool = False) -> t.Any:
     return mapped_column(sa.DateTime(timezone=True), server_default=server_default, nullable=True)
 
 
-def _json() -> t.Any:
+def _json(name: str) -> t.Any:
     jsonb = JSONB(none_as_null=True)
     # Else its repr names a Text, which a script that a host generates on SQLite does not import.
     jsonb.astext_type = None  # type: ignore[assignment]
     type_ = sa.JSON(none_as_null=True).with_variant(jsonb, "postgresql")
     # "metadata" is taken on declarative classes.
-    return mapped_column("metadata", type_, key="metadata_", nullable=True)
+    key = f"{name}_" if name == "metadata" else name
+    return mapped_column(name, type_, key=key, nullable=True)
 
 
 def _where(condition: str) -> dict[str, t.Any]:
@@ -278,7 +280,7 @@ class ReferralConversionMixin(_Mixin):
     #: UTC
     converted_at: Mapped[dt.datetime] = _moment(default=True)
     #: the column ``metadata``
-    metadata_: Mapped[dict[str, t.Any] | None] = _json()
+    metadata_: Mapped[dict[str, t.Any] | None] = _json("metadata")
 
     @classmethod
     def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
@@ -378,7 +380,7 @@ class ReferralEventMixin(_Mixin):
     type: Mapped[str | None] = _text(nullable=True)
     payment_id: Mapped[str | None] = _text(nullable=True)
     membership_id: Mapped[str | None] = _text(nullable=True)
-    #: of a fact: the id of the refund, the dispute or the reward
+    #: the id of the refund or the dispute; of a reviewer's decision the reward's
     reference: Mapped[str | None] = _text(nullable=True)
     outcome: Mapped[str] = _text()
     amount_cents: Mapped[int | None] = mapped_column(sa.BigInteger(), nullable=True)
@@ -388,11 +390,19 @@ class ReferralEventMixin(_Mixin):
     occurred_at: Mapped[dt.datetime | None] = _moment()
     #: UTC
     received_at: Mapped[dt.datetime] = _moment(default=True)
+    #: of a delivery that waits: its buyer, where that is a user; it goes with the account
+    user_id: Mapped[t.Any | None] = _user("CASCADE", nullable=True)
+    #: of a delivery that waits: what it takes to handle it once more; None: it waits for nothing
+    details: Mapped[dict[str, t.Any] | None] = _json("details")
 
     @classmethod
     def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
         yield _index("idx_referral_events_payment_id", "payment_id")
         yield _index("idx_referral_events_membership_id", "membership_id")
+        # What waits: rows that a delivery which is dealt with does not enter.
+        waits = _where("details IS NOT NULL")
+        yield _index("idx_referral_events_waiting", "received_at", "provider", "event_id", **waits)
+        yield _index("idx_referral_events_user_id", "user_id", **_where("user_id IS NOT NULL"))
 
 
 class ReferralDailyMixin(_Mixin):

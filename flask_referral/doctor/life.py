@@ -12,8 +12,11 @@ from ..db import days
 from ..db.models import GONE
 from ..db.models import RewardRole
 from ..db.models import RewardStatus
+from ..payments import retries
 from ..payments.events import Outcome
 from ..payments.known import DELIVERY
+from ..payments.retries import Wanted
+from ..results import ConversionReason
 from ..upkeep import rollup
 from .findings import Check
 from .findings import counted
@@ -209,7 +212,7 @@ def deliveries(patient: Patient) -> t.Iterator[Finding]:
         .order_by(event.outcome, event.provider),
     )
     settings, loaders = patient.state.settings, patient.state.loaders
-    if not rows and settings.whop_webhook_secret and loaders.whop_user is None:
+    if not rows and settings.whop_webhook_secret and "whop" not in loaders.users:
         yield ok(
             "Whop's buyers are found by the checkout's metadata alone, since no function is named "
             "with @referral.whop_user_loader; none was missed in the last "
@@ -231,28 +234,49 @@ def deliveries(patient: Patient) -> t.Iterator[Finding]:
             )
 
 
+def waiting(patient: Patient) -> t.Iterator[Finding]:
+    """Whether deliveries wait that may end differently when they are handled once more."""
+    with patient.connect() as connection:
+        found = retries.counts(connection, patient.state.models, Wanted(is_ready=True))
+    if not found:
+        return
+    counts = ", ".join(f"{number:,} {outcome}" for outcome, number in found.items())
+    message = f"Deliveries that paid nothing wait to be handled once more: {counts}."
+    cure = (
+        "Once what stood in the way is mended (flask referral events show EVENT says what), run "
+        "flask referral events retry --all, and let cron run it with --yes."
+    )
+    if ConversionReason.not_referred in found:
+        yield warning(
+            f"{message} The buyers of those that are {ConversionReason.not_referred} are referred "
+            "by now.",
+            cure,
+        )
+    else:
+        yield ok(f"{message} {cure}")
+
+
 def _find_buyer(patient: Patient, provider: str) -> str:
-    loaders = patient.state.loaders
-    place, loader = {
-        "whop": ("the checkout's metadata as user_id", loaders.whop_user),
-        "stripe": (
-            "the checkout's client_reference_id and the subscription's metadata as user_id",
-            loaders.stripe_user,
-        ),
-    }.get(provider, (None, None))
+    place = {
+        "whop": "the checkout's metadata as user_id",
+        "stripe": "the checkout's client_reference_id and the subscription's metadata as user_id",
+    }.get(provider)
+    loader = f"@referral.{provider}_user_loader"
     if place is None:
+        loader = f"@referral.user_loader({provider!r})"
+    if provider in patient.state.loaders.users:
+        cure = f"See why the function of {loader} does not find them."
+    elif place is None:
         cure = (
             f"Let the function of @referral.webhook({provider!r}) name the buyer as user: a user "
-            "of yours, or the id of one."
+            f"of yours, or the id of one; or name a function that finds the buyer with {loader}."
         )
-    elif loader is not None:
-        cure = f"See why the function of @referral.{provider}_user_loader does not find them."
     else:
         cure = (
             f"Put the buyer's id into {place}, or name a function that finds the buyer with "
-            f"@referral.{provider}_user_loader."
+            f"{loader}."
         )
-    return f"{cure} Buyers without an account are nobody's referral."
+    return f"{cure} Buyers without an account are nobody's referral before they sign up."
 
 
 def _one(patient: Patient, query: sa.Executable) -> t.Any:
@@ -276,4 +300,5 @@ CHECKS = (
     Check("providers", providers, "No payment seems to be told of by two providers.", _NEEDS),
     Check("sums", sums, "Clicks of past days are summed up, or few.", _NEEDS),
     Check("deliveries", deliveries, "Webhooks found the buyers of the last 7 days.", _NEEDS),
+    Check("waiting", waiting, "No delivery waits to be handled once more.", _NEEDS),
 )

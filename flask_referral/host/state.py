@@ -34,8 +34,8 @@ class Loaders:
     identity: IdentityLoader | None = None
     consent: ConsentLoader | None = None
     bot_detector: BotDetector | None = None
-    whop_user: BuyerLoader | None = None
-    stripe_user: BuyerLoader | None = None
+    #: by provider; finds who paid
+    users: dict[str, BuyerLoader] = dataclasses.field(default_factory=dict)
     #: by provider; a :data:`~flask_referral.payments.events.WebhookReader` each
     webhooks: dict[str, t.Callable[..., t.Any]] = dataclasses.field(default_factory=dict)
 

@@ -42,11 +42,11 @@ class Outcome(enum.StrEnum):
     received = enum.auto()
     #: It was handled before.
     duplicate = enum.auto()
-    #: The buyer could not be found; the next delivery tries again.
+    #: The buyer could not be found; it is kept and may be tried again.
     unknown_user = enum.auto()
     #: A payment or refund of 0, or of an amount that the provider does not tell.
     no_money = enum.auto()
-    #: It tells of somebody else's shop.
+    #: It tells of somebody else's shop; it is kept, in case the shop is the host's own.
     other_company = enum.auto()
     unknown_type = enum.auto()
     #: A membership began; trials and free plans begin too. Payments are events of their own.
@@ -103,6 +103,10 @@ class WebhookEvent:
     :param occurred_at: when, by the provider's clock, with a time zone; default: when it arrives.
         It tells which of a dispute's states is the later.
     :param metadata: kept with the conversion, as JSON.
+    :param payload: what the provider sent, as JSON, for ``@referral.user_loader`` of this provider,
+        which then names the buyer instead of ``user``. Where the delivery pays nothing for now, its
+        ids and metadata are kept and handed to that function again, see
+        :mod:`flask_referral.payments.kept`.
     :param reason: why; of an ``ignored`` event the outcome. What does not print is dropped.
     :raises InvalidEvent: for an event that cannot be so.
     """
@@ -123,6 +127,7 @@ class WebhookEvent:
     occurred_at: dt.datetime | None = None
     metadata: dict[str, t.Any] | None = None
     reason: str | None = None
+    payload: dict[str, t.Any] | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -148,6 +153,11 @@ class WebhookEvent:
             raise InvalidEvent("Pass converted_cents and converted_currency together, or neither.")
         if self.occurred_at is not None:
             self._set("occurred_at", _checked_moment(self.occurred_at))
+        if not isinstance(self.payload, dict | None):
+            raise InvalidEvent(
+                f"payload is a {type(self.payload).__name__}: pass the delivery's JSON as a dict, "
+                "or None."
+            )
         self._set("kind", kind)
         self._set("metadata", checked_metadata(self.metadata))
         self._set("reason", _cleaned(self.reason))

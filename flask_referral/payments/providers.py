@@ -8,6 +8,7 @@ from ..errors import ConfigurationError
 from ..errors import UnknownProvider
 from . import stripe
 from . import whop
+from .events import EventKind
 from .events import Headers
 from .events import WebhookEvent
 from .events import WebhookReader
@@ -16,7 +17,7 @@ if t.TYPE_CHECKING:
     from ..host.state import State
 
 #: Registered for every host as its own readers are; each is silent until its secret is set.
-BUILT_IN: t.Final[dict[str, WebhookReader]] = {"stripe": stripe.read, "whop": whop.read}
+BUILT_IN: t.Final[dict[str, WebhookReader]] = {stripe.NAME: stripe.read, whop.NAME: whop.read}
 
 
 def read(state: State, provider: str, body: bytes, headers: Headers) -> WebhookEvent:
@@ -38,3 +39,18 @@ def read(state: State, provider: str, body: bytes, headers: Headers) -> WebhookE
             "delivery, with kind='ignored' where nothing is to be done."
         )
     return event
+
+
+def is_foreign(state: State, provider: str, event: WebhookEvent) -> bool:
+    """Whether an event is of a company that is not the host's."""
+    if provider != whop.NAME or event.payload is None:
+        return False
+    return whop.is_foreign(state.settings, event.payload)
+
+
+def buyer(state: State, provider: str, event: WebhookEvent) -> t.Any:
+    """Return who pays, as the provider's user loader says or, without one, the event itself."""
+    loader = state.loaders.users.get(provider)
+    if loader is None or event.payload is None or event.kind is not EventKind.purchase:
+        return event.user
+    return loader(event.payload)

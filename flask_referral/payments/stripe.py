@@ -1,4 +1,4 @@
-"""Stripe's webhooks: verified, with the host's user as the buyer."""
+"""Stripe's webhooks: verified, and read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from ..errors import UnknownProvider
 from ..host.state import current_state
 from . import signatures
 from . import stripe_events
-from .events import EventKind
 from .events import Headers
 from .events import WebhookEvent
 from .strict_json import load_object
+
+#: The provider's name in URLs and rows.
+NAME = "stripe"
 
 
 def read(body: bytes, headers: Headers) -> WebhookEvent:
@@ -24,15 +26,13 @@ def read(body: bytes, headers: Headers) -> WebhookEvent:
     :raises InvalidSignature: where none of its secrets signed the delivery.
     :raises InvalidEvent: where it is not what Stripe sends.
     """
-    state = current_state()
-    secrets = state.settings.stripe_webhook_secret
+    secrets = current_state().settings.stripe_webhook_secret
     if not secrets:
         raise UnknownProvider()
     signatures.verify_stripe(body, headers, secrets, now=clock.now().timestamp())
     payload = load_object(body)
     event = stripe_events.read(payload)
-    loader = state.loaders.stripe_user
-    # An intent that does not say whose it is belongs to a checkout or an invoice.
-    if loader is None or event.kind is not EventKind.purchase or stripe_events.is_intent(payload):
+    if stripe_events.is_intent(payload):
+        # The host's function knows checkouts and invoices; of an intent the metadata decides.
         return event
-    return dataclasses.replace(event, user=loader(payload))
+    return dataclasses.replace(event, payload=payload)

@@ -1,19 +1,25 @@
-"""Whop's webhooks: verified, of the right company, with the host's user as the buyer."""
+"""Whop's webhooks: verified, and of the right company."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from .. import clock
+from ..errors import InvalidEvent
 from ..errors import UnknownProvider
 from ..host.state import current_state
+from ..settings import Settings
 from . import signatures
 from . import whop_events
 from .events import EventKind
 from .events import Headers
 from .events import Outcome
 from .events import WebhookEvent
+from .strict_json import JSON
 from .strict_json import load_object
+
+#: The provider's name in URLs and rows.
+NAME = "whop"
 
 
 def read(body: bytes, headers: Headers) -> WebhookEvent:
@@ -23,19 +29,24 @@ def read(body: bytes, headers: Headers) -> WebhookEvent:
     :raises InvalidSignature: where none of its secrets signed the delivery.
     :raises InvalidEvent: where it is not what Whop sends.
     """
-    state = current_state()
-    settings = state.settings
+    settings = current_state().settings
     if not settings.whop_webhook_secret:
         raise UnknownProvider()
     event_id = signatures.verify(
         body, headers, settings.whop_webhook_secret, now=clock.now().timestamp()
     )
     payload = load_object(body)
-    companies = settings.whop_company_id
-    if companies and whop_events.company_of(payload) not in companies:
-        # An app's webhooks tell of every company that installed the app.
+    try:
+        event = whop_events.read(event_id, payload)
+    except InvalidEvent:
+        if not is_foreign(settings, payload):
+            raise
+        # Which of theirs cannot be read is none of our business.
         return WebhookEvent(id=event_id, kind=EventKind.ignored, reason=Outcome.other_company)
-    event = whop_events.read(event_id, payload)
-    if event.kind is EventKind.purchase and state.loaders.whop_user is not None:
-        return dataclasses.replace(event, user=state.loaders.whop_user(payload))
-    return event
+    return dataclasses.replace(event, payload=payload)
+
+
+def is_foreign(settings: Settings, payload: JSON) -> bool:
+    """Whether an event is of another company: an app hears of all that installed it."""
+    companies = settings.whop_company_id
+    return bool(companies) and whop_events.company_of(payload) not in companies

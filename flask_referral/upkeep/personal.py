@@ -12,6 +12,7 @@ from .. import wallet
 from ..clock import as_utc
 from ..conversions.facts import Kind
 from ..db.models import RewardRole
+from . import deliveries
 from . import purge
 
 if t.TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Erased(t.NamedTuple):
     clicks: int
     #: The user's own visits, which lost their personal fields.
     own_clicks: int
+    #: Deliveries that waited and told of the user's purchases, which lost what was kept of them.
+    deliveries: int
 
 
 def export(
@@ -91,7 +94,11 @@ def export(
             _without(reward, _OTHERS_OF_REWARD), reward.user_id == user_id, reward.created_at
         ),
         "payments": payments,
-        "events": rows(event, _is_about(event, payments), event.received_at),
+        "events": rows(
+            event,
+            sa.or_(_is_about(event, payments), event.user_id == user_id),
+            event.received_at,
+        ),
         "wallet": _wallet_rows(rows, wallet_table, user_id),
     }
 
@@ -130,6 +137,10 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     bonus back. Since a conversion has to name a code of its referrer's, the code of a user with
     conversions is replaced by one that nobody has seen instead of removed.
 
+    Deliveries of the user's purchases that wait to be handled once more lose what was kept of
+    them: those whose buyer the user is or is named as, and those of payments and memberships
+    that earned a reward. Which other ones are the user's, nobody knows.
+
     It may be repeated. Users who signed up through the code are referred by nobody afterwards:
     what they buy from then on earns nothing.
 
@@ -144,6 +155,8 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     def delete_clicks(*where: sa.ColumnElement[bool]) -> int:
         return connection.execute(sa.delete(click).where(*where)).rowcount
 
+    # First, as a purchase does.
+    forgotten = deliveries.forget_user(connection, models, user_id)
     # Without the code's lock, which visits wait for; there may be a million of them. Bound ones
     # come after it: a purchase locks the code first and then its buyer's click.
     clicks = delete_clicks(through_code, click.c.referred_user_id.is_(None))
@@ -153,9 +166,9 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     done = "none" if code is None else _retire(connection, models, code, now)
     sums = connection.execute(sa.delete(daily).where(daily.c.referrer_user_id == user_id)).rowcount
     own_clicks = purge.clear(connection, models, is_own, sa.true())
-    if not (clicks or sums or own_clicks or code):
+    if not (clicks or sums or own_clicks or code or forgotten):
         codes.require_user(connection, models, user_id)
-    return Erased(done, clicks, own_clicks)
+    return Erased(done, clicks, own_clicks, forgotten)
 
 
 def _lock_code(connection: sa.Connection, models: Models, user_id: t.Any) -> str | None:

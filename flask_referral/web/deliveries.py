@@ -56,7 +56,8 @@ def receive(provider: str) -> ResponseReturnValue:
         payment = event.payment_id or event.membership_id
         current_app.logger.warning(
             "The buyer of payment %s is not known (event %s of %s), so nobody is credited; "
-            "flask referral convert USER %s --payment-id %s --provider %s makes good.",
+            "flask referral convert USER %s --payment-id %s --provider %s makes good. Once the "
+            "buyer can be found, flask referral events retry does.",
             payment,
             event.id,
             provider,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
 
 from flask_referral.schema import frozen
 
@@ -56,6 +57,14 @@ INDEXES = (
     ("idx_referral_rewards_shortfall", REWARDS, ["user_id"], False, "shortfall_cents > 0"),
     ("idx_referral_events_payment_id", EVENTS, ["payment_id"], False, None),
     ("idx_referral_events_membership_id", EVENTS, ["membership_id"], False, None),
+    (
+        "idx_referral_events_waiting",
+        EVENTS,
+        ["received_at", "provider", "event_id"],
+        False,
+        "details IS NOT NULL",
+    ),
+    ("idx_referral_events_user_id", EVENTS, ["user_id"], False, "user_id IS NOT NULL"),
     ("idx_referral_daily_day", DAILY, ["day"], False, None),
 )
 
@@ -205,6 +214,7 @@ def _create_rewards(schema: str | None) -> None:
 
 
 def _create_events(schema: str | None) -> None:
+    user_key = frozen.user_key()
     op.create_table(
         EVENTS,
         sa.Column("provider", sa.Text(), nullable=False),
@@ -219,7 +229,10 @@ def _create_events(schema: str | None) -> None:
         sa.Column("base_cents", sa.BigInteger()),
         _moment("occurred_at"),
         _moment("received_at", now=True),
+        sa.Column("user_id", user_key.type),
+        sa.Column("details", sa.JSON().with_variant(JSONB(), "postgresql")),
         sa.PrimaryKeyConstraint("provider", "kind", "event_id", name=op.f(f"{EVENTS}_pkey")),
+        _foreign_key(EVENTS, "user_id", user_key, "CASCADE"),
         schema=schema,
     )
 
@@ -308,6 +321,7 @@ def _follow_deleted_users() -> None:
         "WHERE referrer_user_id = OLD.{key} OR referred_user_id = OLD.{key}",
         f"UPDATE {_bare(CLICKS)} SET referred_user_id = NULL WHERE referred_user_id = OLD.{{key}}",
         f"DELETE FROM {_bare(CLICKS)} WHERE referrer_user_id = OLD.{{key}}",
+        f"DELETE FROM {_bare(EVENTS)} WHERE user_id = OLD.{{key}}",
         f"DELETE FROM {_bare(DAILY)} WHERE referrer_user_id = OLD.{{key}}",
         f"DELETE FROM {_bare(CODES)} WHERE user_id = OLD.{{key}}",
     ]

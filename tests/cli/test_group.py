@@ -28,8 +28,8 @@ def commands(group: click.Group, *path: str) -> t.Iterator[tuple[str, ...]]:
             continue
         words = [*path, name]
         for parameter in command.params:
-            if parameter.name == "yes":
-                words.append("--yes")
+            if parameter.name in ("yes", "all_"):
+                words.append(parameter.opts[0])
             elif parameter.required:
                 option = parameter.opts if isinstance(parameter, click.Option) else []
                 words += [*option[:1], VALUES.get(parameter.name or "", "1")]

@@ -561,6 +561,7 @@ class TestErase:
             "code": "removed",
             "clicks": 3,
             "own_clicks": 1,
+            "deliveries": 0,
         }
         known = says(host, "export", str(user.id))
         assert (known["code"], known["clicks"], known["daily"]) == (None, [], [])

@@ -419,6 +419,24 @@ def test_events_of_another_company(host: Host) -> None:
     assert "REFERRAL_WHOP_COMPANY_ID" in text
 
 
+def test_deliveries_that_wait(host: Host) -> None:
+    """A buyer whom nobody referred is nobody's concern, until somebody has."""
+    event = host.referral.models.ReferralEvent.__table__
+    buyers = [host.add_user() for _ in range(2)]
+    for buyer, outcome in ((None, "other_company"), *((buyer, "not_referred") for buyer in buyers)):
+        deliver(host, outcome, 9 * DAY)
+        mine = sa.update(event).where(event.c.outcome == outcome, event.c.details.is_(None))
+        run(host, mine.values(user_id=buyer, details={"metadata": {}}))
+    (text,) = says(host, "waiting")
+    assert "wait to be handled once more: 1 other_company." in text
+    assert "flask referral events retry --all" in text
+    referrer = Referrer(host)
+    referrer.click(clock.now() - DAY, by=buyers[0])
+    text = finding(host, "waiting", "warning")
+    assert "1 not_referred, 1 other_company. The buyers of those that are not_referred" in text
+    assert "flask referral events retry --all" in text
+
+
 def test_buyers_are_found_by_metadata(make_sqlite: MakeHost) -> None:
     whop = {"REFERRAL_WHOP_WEBHOOK_SECRET": "ws_1", "REFERRAL_WHOP_COMPANY_ID": "biz_1"}
     host = make_sqlite(**whop, **HEALTHY)

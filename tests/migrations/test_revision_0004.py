@@ -295,6 +295,31 @@ def test_the_database_itself_refuses(host: Host, rows: list[str]) -> None:
         run(host, refused)
 
 
+def test_a_deleted_user_takes_along_what_waits(host: Host) -> None:
+    """On SQLite too, which gives the key to the next user and where foreign keys are off."""
+    host.cli("db", "upgrade")
+    insert = (
+        "INSERT INTO referral_events (provider, kind, event_id, outcome, user_id, details) "
+        "VALUES ('whop', 'delivery', '{id}', 'not_referred', {user}, '{{}}')"
+    )
+    run(host, *(insert.format(id=user, user=user) for user in (2, 3, "NULL")))
+    run(host, "DELETE FROM users WHERE id = 2")
+    left = ask(host, "SELECT event_id FROM referral_events WHERE kind = 'delivery' ORDER BY 1")
+    assert [id for (id,) in left] == ["3", "NULL"]
+
+
+def test_a_delivery_that_is_dealt_with_is_in_no_index_of_those_that_wait(host: Host) -> None:
+    """So that the paying path maintains none of them."""
+    host.cli("db", "upgrade")
+    query = "SELECT indexdef FROM pg_indexes WHERE tablename = 'referral_events'"
+    if host.app.config["SQLALCHEMY_DATABASE_URI"].startswith("sqlite"):
+        query = "SELECT sql FROM sqlite_master WHERE tbl_name = 'referral_events' AND sql > ''"
+    found = [sql for (sql,) in ask(host, query)]
+    for name, condition in (("waiting", "details"), ("user_id", "user_id")):
+        (index,) = [sql for sql in found if f"idx_referral_events_{name} " in sql]
+        assert f"{condition} IS NOT NULL" in index
+
+
 def test_the_live_wallet_is_indexed_concurrently(
     make_postgresql: MakeHost,
 ) -> None:

@@ -24,6 +24,7 @@ from flask_referral.conversions import facts
 from flask_referral.conversions import maturity
 from flask_referral.conversions import reversals
 from flask_referral.errors import ReferralError
+from flask_referral.payments import retries
 from flask_referral.results import Reward
 
 from ..conftest import MakeHost
@@ -107,6 +108,91 @@ def test_a_payment_pays_once_by_webhook_and_by_call(
         assert (len(created), sum(created)) == (threads, 1)
     assert len(check(host).rewards) == rounds
     assert balance(host, referrer) == 1000 * rounds
+
+
+@pytest.mark.parametrize(("threads", "rounds"), [SHORT, DEEP])
+def test_a_delivery_that_waits_pays_once_whoever_handles_it(
+    make_postgresql: MakeHost, threads: int, rounds: int
+) -> None:
+    """The provider delivers again, commands retry, and the host calls, all at once."""
+    host = listen(make_postgresql(**pool(threads), REFERRAL_RENEWALS=None))
+    referrer = host.add_user()
+    for round_ in range(rounds):
+        buyer, payment = host.add_user(), f"pay_{round_}"
+        event = {
+            "kind": "purchase",
+            "id": payment,
+            "payment_id": payment,
+            "membership_id": f"mem_{round_}",
+            "user": buyer,
+        }
+        assert deliver(host, **event) == "not_referred"
+        _bind(host, buyer, referrer)
+        outcomes: list[str] = []
+
+        def deliver_it(event: t.Any = event, outcomes: list[str] = outcomes) -> None:
+            outcomes.append(deliver(host, **event))
+
+        def retry(payment: str = payment, outcomes: list[str] = outcomes) -> None:
+            with host.app.app_context():
+                for row in _waiting(host, payment):
+                    outcomes.append(retries.once_more(host.referral.state, row))
+                host.db.session.commit()
+
+        def call(buyer: t.Any = buyer, outcomes: list[str] = outcomes) -> None:
+            with host.app.app_context():
+                outcomes.extend(host.referral.retry_deliveries(buyer))
+                host.db.session.commit()
+
+        at_once([(deliver_it, retry, call)[number % 3] for number in range(threads)])
+        assert collections.Counter(outcomes)["converted"] == 1
+        assert set(outcomes) <= {"converted", "duplicate"}
+    assert len(check(host).rewards) == rounds
+    assert balance(host, referrer) == 1000 * rounds
+
+
+@pytest.mark.parametrize(("threads", "rounds"), [SHORT, DEEP])
+def test_sign_up_and_retry_see_each_other_at_the_latest_the_next_time(
+    make_postgresql: MakeHost, threads: int, rounds: int
+) -> None:
+    host = listen(make_postgresql(**pool(threads)))
+    referrer = host.add_user()
+    for round_ in range(rounds):
+        payment = f"pay_{round_}"
+        buyer = host.add_user()
+        event = {"kind": "purchase", "id": payment, "payment_id": payment, "user": buyer}
+        assert deliver(host, **event) == "not_referred"
+        seen: list[str] = []
+
+        def sign_up(buyer: t.Any = buyer) -> None:
+            _bind(host, buyer, referrer)
+
+        def retry(payment: str = payment, seen: list[str] = seen) -> None:
+            with host.app.app_context():
+                for row in _waiting(host, payment):
+                    seen.append(retries.once_more(host.referral.state, row))
+                host.db.session.commit()
+
+        at_once([sign_up, *[retry] * (threads - 1)])
+        retry()
+        assert collections.Counter(seen)["converted"] == 1
+        assert set(seen) <= {"converted", "duplicate", "not_referred"}
+    assert len(check(host).rewards) == rounds
+    assert balance(host, referrer) == 1000 * rounds
+
+
+def _bind(host: Host, user: t.Any, referrer: t.Any) -> None:
+    """Let a user come through a code; the account may be older."""
+    code = make_code(host, referrer)
+    with host.app.test_request_context():
+        assert host.referral.attribute(user, code=code).reason == "attributed"
+        host.db.session.commit()
+
+
+def _waiting(host: Host, event_id: str) -> list[t.Any]:
+    state = host.referral.state
+    db = state.models.connection(host.db.session())
+    return list(retries.waiting(db, state.models, retries.Wanted(event_id=event_id)))
 
 
 @pytest.mark.parametrize("renewals", [0, 2])

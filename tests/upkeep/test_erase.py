@@ -45,5 +45,5 @@ def test_a_purchase_at_the_same_time_is_no_deadlock(make_postgresql: MakeHost) -
         assert purchase.execute(of_buyer.with_for_update()).first() is not None
     thread.join(30)
     assert not thread.is_alive()
-    assert done == [personal.Erased("removed", 2, 0)]
+    assert done == [personal.Erased("removed", 2, 0, 0)]
     assert fetch(host, click) == []

@@ -50,6 +50,7 @@ def stored(host: Host) -> dict[t.Any, tuple[str | None, ...]]:
 
 def run(host: Host, *args: str) -> dict[str, int]:
     found: dict[str, int] = json.loads(host.cli("purge", *args, "--yes", "--json").stdout)
+    assert found.pop("deliveries") == 0
     return found
 
 
