@@ -37,6 +37,7 @@ from .db.models import ReferralCodeMixin
 from .db.models import table_of
 from .errors import ConfigurationError
 from .host import identity
+from .host.awaiting import awaited
 from .host.state import BotDetector
 from .host.state import ConsentLoader
 from .host.state import EXTENSION_KEY
@@ -153,6 +154,7 @@ class Referral:
             _check_dialect(db.engines[models.bind_key].dialect)
             _check_schemas(db.engines[models.bind_key])
         wallet_table = None if wallet_model is None else _wallet_table(db, models, wallet_model)
+        policy = reward_policy or self._reward_policy
         self._states[app] = State(
             settings=settings,
             db=db,
@@ -161,7 +163,7 @@ class Referral:
             user_attribute=_attribute_of_key(user_model, models.user_key),
             wallet_table=wallet_table,
             loaders=self._loaders,
-            reward_policy=reward_policy or self._reward_policy,
+            reward_policy=None if policy is None else awaited(policy),
         )
         if settings.auto_attribute:
             auto.listen(user_model)
@@ -480,7 +482,7 @@ class Referral:
             )
 
         def register(function: WebhookReaderT) -> WebhookReaderT:
-            self._loaders.webhooks[provider] = function
+            self._loaders.webhooks[provider] = awaited(function)
             return function
 
         return register

@@ -99,7 +99,7 @@ def assert_json_error(answer: TestResponse, status: int) -> str:
     assert answer.status_code == status
     assert answer.mimetype == "application/json"
     body = answer.get_json()
-    assert body.keys() == {"error"}
+    assert body.keys() == {"error", "code"}
     assert isinstance(body["error"], str)
     assert body["error"]
     assert answer.headers["Cache-Control"] == "no-store"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing as t
 from urllib.parse import urlsplit
 
+from ..host.identity import is_set_up
 from .findings import Check
 from .findings import fault
 from .findings import Finding
@@ -20,7 +21,7 @@ _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 def identity(patient: Patient) -> t.Iterator[Finding]:
     """Whether somebody says who is logged in."""
-    if patient.state.loaders.identity is None and not hasattr(patient.app, "login_manager"):
+    if not is_set_up(patient.state, patient.app):
         yield fault(
             "Nobody says who is logged in: there is neither a function for it nor Flask-Login, so "
             "every route that needs a user answers with an error.",

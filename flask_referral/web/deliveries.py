@@ -39,12 +39,13 @@ def receive(provider: str) -> ResponseReturnValue:
         event = providers.read(state, provider, _body(), request.headers)
         outcome = _handle(state, provider, event)
     except UnknownProvider as error:
-        return error_response(str(error), 404)
+        return error_response(str(error), 404, "unknown_provider")
     except InvalidSignature:
         # What exactly was wrong helps nobody but a forger.
-        return error_response("The signature of this delivery is not valid.", 401)
+        message = "The signature of this delivery is not valid."
+        return error_response(message, 401, "invalid_signature")
     except InvalidEvent as error:
-        return error_response(str(error), 400)
+        return error_response(str(error), 400, "invalid_event")
     except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
         if not (failures.is_away(error) or failures.is_contended(error)):
             raise
