@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 import sqlalchemy as sa
@@ -102,5 +103,6 @@ def assert_json_error(answer: TestResponse, status: int) -> str:
     assert body.keys() == {"error", "code"}
     assert isinstance(body["error"], str)
     assert body["error"]
+    assert re.fullmatch("[a-z0-9_]+", body["code"])
     assert answer.headers["Cache-Control"] == "no-store"
     return str(body["error"])

@@ -40,6 +40,7 @@ DEFAULTS = {
     "REFERRAL_RENEWALS": 0,
     "REFERRAL_MIN_PAYMENT_CENTS": 1,
     "REFERRAL_NET_SHORTFALL": True,
+    "REFERRAL_TRUSTED_ORIGINS": (),
 }
 
 #: The value as it is written, and as it is read.
@@ -78,6 +79,14 @@ GOOD: dict[str, list[tuple[t.Any, t.Any]]] = {
     "REFERRAL_RENEWALS": [(None, None), (0, 0), (12, 12)],
     "REFERRAL_MIN_PAYMENT_CENTS": [(0, 0), (500, 500)],
     "REFERRAL_NET_SHORTFALL": [(False, False)],
+    "REFERRAL_TRUSTED_ORIGINS": [
+        ([], ()),
+        ("https://app.example.com", ("https://app.example.com",)),
+        (
+            ["HTTPS://App.Example.com:443", "http://localhost:5173", "http://[::1]:80"],
+            ("https://app.example.com", "http://localhost:5173", "http://[::1]"),
+        ),
+    ],
     "REFERRAL_WHOP_COMPANY_ID": [("biz_1", ("biz_1",)), (("biz_1", "biz_2"), ("biz_1", "biz_2"))],
 }
 
@@ -147,6 +156,27 @@ BAD: dict[str, list[t.Any]] = {
     "REFERRAL_RENEWALS": [*NO_WHOLE_NUMBER, "all"],
     "REFERRAL_MIN_PAYMENT_CENTS": [*NO_WHOLE_NUMBER, None],
     "REFERRAL_NET_SHORTFALL": [0, 1, "yes", None],
+    "REFERRAL_TRUSTED_ORIGINS": [
+        None,
+        1,
+        "",
+        "*",
+        "null",
+        "example.com",
+        "//example.com",
+        "ftp://example.com",
+        "https://*.example.com",
+        "https://example.com/",
+        "https://example.com/app",
+        "https://example.com?a=b",
+        "https://user@example.com",
+        "https://example.com:0",
+        "https://example.com:99999",
+        "https://bücher.example",
+        "https://example.com\n",
+        ["https://example.com", "*"],
+        [None],
+    ],
     "REFERRAL_WHOP_COMPANY_ID": [*NO_TEXT, "", ["biz_1", 2]],
 }
 

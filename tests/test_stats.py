@@ -346,7 +346,7 @@ class TestApi:
     def test_nobody_is_logged_in(self, make_sqlite: MakeHost) -> None:
         answer = make_sqlite().client().get(f"{URL}?days=x")
         assert answer.status_code == 401
-        assert answer.get_json().keys() == {"error"}
+        assert answer.get_json().keys() == {"error", "code"}
 
     @pytest.mark.parametrize(
         "days",

@@ -73,6 +73,21 @@ def test_origin_over_https(host: Host) -> None:
         assert answer.status_code == status
 
 
+def test_front_end_on_another_origin_that_is_trusted() -> None:
+    page = "https://app.example.com"
+    host = start(REFERRAL_TRUSTED_ORIGINS=(page, "http://localhost:5173")).finish()
+    client = host.client()
+    for site in ("same-site", "cross-site", None):
+        for origin in (page, "http://localhost:5173"):
+            headers = {"Origin": origin} | ({"Sec-Fetch-Site": site} if site else {})
+            assert client.post(GENERATE, headers=headers).status_code == 200
+        for origin in (f"{page}.evil.example", f"{page}:8443", "http://app.example.com", "null"):
+            headers = {"Origin": origin} | ({"Sec-Fetch-Site": site} if site else {})
+            told = assert_json_error(client.post(GENERATE, headers=headers), 403)
+            assert "REFERRAL_TRUSTED_ORIGINS" in told
+    assert_json_error(client.post(GENERATE, headers={"Sec-Fetch-Site": "cross-site"}), 403)
+
+
 # The host's CSRFProtect
 
 
