@@ -30,6 +30,19 @@ def identity(patient: Patient) -> t.Iterator[Finding]:
         )
 
 
+def driver(patient: Patient) -> t.Iterator[Finding]:
+    """Whether the next SQLAlchemy finds the driver that this one uses."""
+    url = patient.state.engine.url
+    if url.drivername == "postgresql":
+        yield warning(
+            "The database's URL begins with postgresql:// and names no driver: SQLAlchemy 2.0 "
+            "takes psycopg2 for it, 2.1 and newer psycopg 3, and without that no application "
+            "starts.",
+            "Write postgresql+psycopg2:// in SQLALCHEMY_DATABASE_URI, or postgresql+psycopg:// if "
+            "psycopg 3 is installed.",
+        )
+
+
 def secret_key(patient: Patient) -> t.Iterator[Finding]:
     """Whether cookies can be signed."""
     key = patient.app.secret_key
@@ -124,6 +137,7 @@ def whop(patient: Patient) -> t.Iterator[Finding]:
 
 CHECKS = (
     Check("identity", identity, "The application says who is logged in."),
+    Check("driver", driver, "The database's URL names its driver."),
     Check("secret-key", secret_key, "SECRET_KEY is set, so cookies are signed."),
     Check("ip-key", ip_key, "REFERRAL_IP_KEY is set, so addresses are stored as keyed hashes."),
     Check("cookies", cookies, "The cookie is Secure, HttpOnly and signed."),

@@ -24,6 +24,7 @@ from . import connections as database
 from . import deliveries as webhooks
 from .csrf import exempt_webhooks
 from .errors import error_response
+from .errors import ErrorCode
 from .errors import json_errors
 from .links import known_link
 from .origin import refuse_cross_site
@@ -56,7 +57,7 @@ def _no_store(response: Response) -> Response:
 def _unknown_user(error: UnknownUser) -> Response:
     # A token, or a session, outlives the account that it was made for.
     message = "The account of this login does not exist any more; log in with another one."
-    return error_response(message, 401, "unknown_user")
+    return error_response(message, 401, ErrorCode.unknown_user)
 
 
 def generate() -> ResponseReturnValue:
@@ -84,7 +85,7 @@ def stats() -> ResponseReturnValue:
     try:
         days = station.checked_days(int(text) if _NUMBER.fullmatch(text) else None)
     except ReferralError as error:
-        return error_response(str(error), 400, "invalid_days")
+        return error_response(str(error), 400, ErrorCode.invalid_days)
     with database.reading(state) as db:
         found = station.collect(
             db,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import itertools
 import typing as t
 
@@ -22,27 +23,48 @@ from werkzeug.routing import RoutingException
 from ..errors import ConfigurationError
 from ..errors import ReferralError
 
-#: The words for errors that have none of their own; another status is ``http_<status>``.
-CODES: t.Final = {
-    400: "bad_request",
-    401: "not_logged_in",
-    403: "forbidden",
-    404: "not_found",
-    405: "method_not_allowed",
-    413: "too_large",
-    415: "unsupported_media_type",
-    429: "too_many_requests",
-    500: "internal_error",
-    503: "unavailable",
+
+class ErrorCode(enum.StrEnum):
+    """What an error is, in a word that never changes, for programs."""
+
+    bad_request = enum.auto()
+    cross_site = enum.auto()
+    forbidden = enum.auto()
+    internal_error = enum.auto()
+    invalid_days = enum.auto()
+    invalid_event = enum.auto()
+    invalid_signature = enum.auto()
+    not_configured = enum.auto()
+    not_found = enum.auto()
+    not_logged_in = enum.auto()
+    too_large = enum.auto()
+    too_many_requests = enum.auto()
+    unavailable = enum.auto()
+    unknown_provider = enum.auto()
+    unknown_user = enum.auto()
+    unsupported_media_type = enum.auto()
+
+
+#: For errors that have no word of their own; any other status is ``http_<status>``.
+_BY_STATUS: t.Final = {
+    400: ErrorCode.bad_request,
+    401: ErrorCode.not_logged_in,
+    403: ErrorCode.forbidden,
+    404: ErrorCode.not_found,
+    413: ErrorCode.too_large,
+    415: ErrorCode.unsupported_media_type,
+    429: ErrorCode.too_many_requests,
+    500: ErrorCode.internal_error,
+    503: ErrorCode.unavailable,
 }
 
 
-def error_response(message: str, status: int, code: str | None = None) -> Response:
+def error_response(message: str, status: int, code: ErrorCode | None = None) -> Response:
     """Return ``{"error": message, "code": code}``.
 
-    :param code: a word that never changes, for programs; default: the status's in :data:`CODES`.
+    :param code: default: the status's.
     """
-    response = jsonify(error=message, code=code or CODES.get(status, f"http_{status}"))
+    response = jsonify(error=message, code=code or _BY_STATUS.get(status, f"http_{status}"))
     response.status_code = status
     return response
 
@@ -117,8 +139,8 @@ def _unexpected_error(error: Exception) -> ResponseReturnValue:
     got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=error)
     app.logger.error("Exception on %s [%s]", request.path, request.method, exc_info=error)
     if isinstance(error, ReferralError):
-        code = "not_configured" if isinstance(error, ConfigurationError) else None
-        return error_response(str(error), 500, code)
+        is_setup = isinstance(error, ConfigurationError)
+        return error_response(str(error), 500, ErrorCode.not_configured if is_setup else None)
     return error_response("The referral program could not answer; the error was logged.", 500)
 
 

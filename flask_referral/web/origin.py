@@ -9,6 +9,7 @@ from flask import abort
 from flask import request
 
 from .errors import error_response
+from .errors import ErrorCode
 
 if t.TYPE_CHECKING:
     from ..settings import Settings
@@ -42,7 +43,7 @@ def refuse_cross_site(settings: Settings) -> None:
             "Requests from other sites are refused; send this one from the site itself, or name "
             "the page's origin in REFERRAL_TRUSTED_ORIGINS."
         )
-        abort(error_response(message, 403, "cross_site"))
+        abort(error_response(message, 403, ErrorCode.cross_site))
 
 
 def _is_own(origin: str) -> bool:
