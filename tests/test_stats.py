@@ -371,7 +371,7 @@ class TestApi:
         host = make_sqlite()
         host.current_user = Referrer(host).id
         answer = host.client().get(URL, query_string={"days": days})
-        assert answer.status_code == 400
+        assert (answer.status_code, answer.get_json()["code"]) == (400, "invalid_days")
         assert "from 1 to 366" in answer.get_json()["error"]
 
     def test_others_do_not_count(self, make: MakeHost, at_noon: Clock) -> None:

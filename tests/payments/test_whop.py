@@ -276,8 +276,7 @@ def test_what_is_not_whops_is_refused(make_sqlite: MakeHost) -> None:
     forged = signed(body) | {"webhook-signature": "v1,AAAA"}
     for headers in ({}, forged, signed(body, "another secret"), signed(body + b" ")):
         answer = client.post(URL, data=body, headers=headers)
-        assert answer.status_code == 401
-        assert answer.get_json().keys() == {"error", "code"}
+        assert (answer.status_code, answer.get_json()["code"]) == (401, "invalid_signature")
     ill_typed = b'{"company_id": "biz_1", "type": 7}'
     for bad in (b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"type": NaN}', ill_typed):
         answer = client.post(URL, data=bad, headers=signed(bad))

@@ -59,7 +59,9 @@ def test_request_of_the_site_itself(host: Host, headers: dict[str, str]) -> None
 
 @pytest.mark.parametrize("headers", REFUSED, ids=str)
 def test_request_of_another_site(host: Host, headers: dict[str, str]) -> None:
-    assert_json_error(host.client().post(GENERATE, headers=headers), 403)
+    answer = host.client().post(GENERATE, headers=headers)
+    assert_json_error(answer, 403)
+    assert answer.get_json()["code"] == "cross_site"
     with host.app.app_context():
         db = host.app.extensions["sqlalchemy"]
         assert db.session.scalars(sa.select(host.referral.models.ReferralCode)).all() == []
