@@ -123,7 +123,6 @@ def test_cached_page_gives_nobody_anothers_cookie(host: Host) -> None:
     assert mine != theirs
     assert len({row.id for row in clicks(host)}) == 2
     for answer in answers:
-        assert "Cookie" in answer.headers["Vary"]
         assert answer.cache_control.private
     plain = [person(host, 4).get("/pricing") for _ in range(2)]
     assert [set_cookie(answer) for answer in plain] == [None, None]
