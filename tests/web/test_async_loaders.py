@@ -65,7 +65,11 @@ def test_consent_is_what_the_function_says(host: Host, answer: bool) -> None:
     assert len(clicks(host)) == answer
 
 
-@pytest.mark.parametrize("wrap", [Later, lambda no: lambda: later(no)(), None], ids=str)
+@pytest.mark.parametrize(
+    "wrap",
+    [Later, lambda no: lambda: later(no)(), None],
+    ids=["object", "lambda", "partial"],
+)
 def test_consent_that_no_signature_shows_to_be_async(host: Host, wrap: t.Any) -> None:
     _, code = add_referrer(host)
     host.referral.consent_loader(wrap(False) if wrap else functools.partial(later(False), "x"))
