@@ -20,7 +20,7 @@ $(VENV)/.%: setup.cfg pyproject.toml $(CONSTRAINTS)
 
 .PHONY: help
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: test
 test: $(VENV)/.test  ## the whole suite, on SQLite and an embedded PostgreSQL
@@ -37,6 +37,11 @@ test-deep: $(VENV)/.test  ## the long forms of the tests of money: histories, th
 .PHONY: test-crash
 test-crash: $(VENV)/.test  ## kill servers and programs in the middle of sales, 24 times
 	$(BIN)/python -m pytest -m crash
+
+.PHONY: test-neighbours
+test-neighbours:  ## one application with the extensions that hosts use
+	@$(MAKE) .venv-neighbours/.test .venv-neighbours/.neighbours VENV=.venv-neighbours
+	.venv-neighbours/bin/python -m pytest -m neighbours tests/neighbours
 
 .PHONY: lint
 lint: $(VENV)/.lint $(VENV)/.test  ## ruff and mypy

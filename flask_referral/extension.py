@@ -39,6 +39,7 @@ from .db.models import ReferralCodeMixin
 from .db.models import table_of
 from .errors import ConfigurationError
 from .host import identity
+from .host.awaiting import awaited
 from .host.state import BotDetector
 from .host.state import BuyerLoader
 from .host.state import ConsentLoader
@@ -159,6 +160,7 @@ class Referral:
             if settings.read_bind is not None:
                 _check_read_bind(db, models, settings.read_bind)
         wallet_table = None if wallet_model is None else _wallet_table(db, models, wallet_model)
+        policy = reward_policy or self._reward_policy
         self._states[app] = State(
             settings=settings,
             db=db,
@@ -167,7 +169,7 @@ class Referral:
             user_attribute=_attribute_of_key(user_model, models.user_key),
             wallet_table=wallet_table,
             loaders=self._loaders,
-            reward_policy=reward_policy or self._reward_policy,
+            reward_policy=None if policy is None else awaited(policy),
         )
         if settings.auto_attribute:
             auto.listen(user_model)
@@ -483,7 +485,7 @@ class Referral:
         It takes the event's payload (a dict; numbers with a point are ``Decimal``) and returns a
         user, a user's id, or None. Without it the id is ``user_id`` in the checkout's metadata.
         """
-        self._loaders.users["whop"] = function
+        self._loaders.users["whop"] = awaited(function)
         return function
 
     def stripe_user_loader(self, function: BuyerLoaderT) -> BuyerLoaderT:
@@ -493,7 +495,7 @@ class Referral:
         ``payload["data"]["object"]``, and returns a user, a user's id, or None. Without it the id
         is ``user_id`` in the metadata, or the checkout's ``client_reference_id``.
         """
-        self._loaders.users["stripe"] = function
+        self._loaders.users["stripe"] = awaited(function)
         return function
 
     def user_loader(self, provider: str) -> t.Callable[[BuyerLoaderT], BuyerLoaderT]:
@@ -516,7 +518,7 @@ class Referral:
             )
 
         def register(function: BuyerLoaderT) -> BuyerLoaderT:
-            self._loaders.users[provider] = function
+            self._loaders.users[provider] = awaited(function)
             return function
 
         return register
@@ -541,7 +543,7 @@ class Referral:
             )
 
         def register(function: WebhookReaderT) -> WebhookReaderT:
-            self._loaders.webhooks[provider] = function
+            self._loaders.webhooks[provider] = awaited(function)
             return function
 
         return register

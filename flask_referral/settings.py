@@ -21,6 +21,9 @@ _PATH = re.compile(r"(/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 _UNENCODABLE = re.compile(r"[\x00\ud800-\udfff]")
+# RFC 6454, section 6.2; a name that is not ASCII is sent as its A-label.
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.IGNORECASE)
+_PORTS = {"http": ":80", "https": ":443"}
 # ISO 4217
 _CURRENCY = re.compile(r"[A-Za-z]{3}")
 _BASE64_SECRET = "whsec_"
@@ -164,6 +167,23 @@ def decode_secret(secret: str) -> bytes:
     return key
 
 
+def _origins(value: t.Any) -> tuple[str, ...]:
+    meaning = "a string or a list of origins such as 'https://app.example.com', without a path"
+    values = (value,) if isinstance(value, str) else value
+    if not isinstance(values, list | tuple):
+        raise ValueError(meaning)
+    for origin in values:
+        if not _is_text(origin) or not _ORIGIN.fullmatch(origin) or not _is_web_url(origin):
+            raise ValueError(meaning)
+    return tuple(map(_serialized, values))
+
+
+def _serialized(origin: str) -> str:
+    """Return an origin as browsers send it, which leave out the scheme's own port."""
+    scheme, _, host = origin.lower().partition("://")
+    return f"{scheme}://{host.removesuffix(_PORTS[scheme])}"
+
+
 def _webhook_secrets(value: t.Any) -> tuple[bytes, ...]:
     return tuple(map(decode_secret, _strings(value)))
 
@@ -225,6 +245,8 @@ class Settings:
     #: ``None`` in the class, True outside debug mode once read from an application.
     cookie_secure: bool | None = _setting(None, _optional(_boolean))
     cookie_samesite: str | None = _setting("Lax", _one_of("Lax", "Strict", "None", None))
+    #: Other origins whose pages may ask for a code with a browser's cookies.
+    trusted_origins: tuple[str, ...] = _setting((), _origins)
     #: Which of several clicks counts.
     touch: str = _setting("last", _one_of("last", "first"))
     #: The default bonus of a conversion, in cents.

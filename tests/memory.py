@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 import sqlalchemy as sa
@@ -99,8 +100,9 @@ def assert_json_error(answer: TestResponse, status: int) -> str:
     assert answer.status_code == status
     assert answer.mimetype == "application/json"
     body = answer.get_json()
-    assert body.keys() == {"error"}
+    assert body.keys() == {"error", "code"}
     assert isinstance(body["error"], str)
     assert body["error"]
+    assert re.fullmatch("[a-z0-9_]+", body["code"])
     assert answer.headers["Cache-Control"] == "no-store"
     return str(body["error"])

@@ -20,6 +20,7 @@ from flask_referral import WebhookEvent
 from flask_referral.cli import referral
 from flask_referral.settings import PREFIX
 from flask_referral.settings import Settings
+from flask_referral.web.errors import ErrorCode
 
 from . import stripe
 from . import whop
@@ -206,10 +207,16 @@ def test_settings_are_all_there_with_their_defaults() -> None:
     documented = {row[0]: row[1] for row in table("Settings")}
     shown = {}
     for field in dataclasses.fields(Settings):
-        default = None if field.default == () else field.default
+        is_secret_or_id = field.name.startswith("whop_")
+        default = None if is_secret_or_id and field.default == () else field.default
         shown[PREFIX + field.name.upper()] = str(default)
     shown["REFERRAL_COOKIE_SECURE"] = "True` outside debug"
     assert documented == shown
+
+
+def test_words_of_errors_are_all_there() -> None:
+    documented = [word for row in table("Errors") for word in row[0].split("`, `")]
+    assert sorted(documented) == sorted(ErrorCode)
 
 
 def test_commands_are_all_there() -> None:

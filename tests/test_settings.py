@@ -43,6 +43,7 @@ DEFAULTS = {
     "REFERRAL_NET_SHORTFALL": True,
     "REFERRAL_CLICK_DURABILITY": "full",
     "REFERRAL_READ_BIND": None,
+    "REFERRAL_TRUSTED_ORIGINS": (),
 }
 
 #: The value as it is written, and as it is read.
@@ -87,6 +88,14 @@ GOOD: dict[str, list[tuple[t.Any, t.Any]]] = {
         ("whsec_1", (b"whsec_1",)),
         (["whsec_1", " whsec_2\n"], (b"whsec_1", b"whsec_2")),
         (None, ()),
+    ],
+    "REFERRAL_TRUSTED_ORIGINS": [
+        ([], ()),
+        ("https://app.example.com", ("https://app.example.com",)),
+        (
+            ["HTTPS://App.Example.com:443", "http://localhost:5173", "http://[::1]:80"],
+            ("https://app.example.com", "http://localhost:5173", "http://[::1]"),
+        ),
     ],
     "REFERRAL_WHOP_COMPANY_ID": [("biz_1", ("biz_1",)), (("biz_1", "biz_2"), ("biz_1", "biz_2"))],
 }
@@ -160,6 +169,27 @@ BAD: dict[str, list[t.Any]] = {
     "REFERRAL_CLICK_DURABILITY": ["", "off", "Async", None, True, 0, []],
     "REFERRAL_READ_BIND": [*NO_TEXT, "", "replica\n"],
     "REFERRAL_STRIPE_WEBHOOK_SECRET": ["", [], [""], 5, b"whsec_1", "sk_live_1", "v1,whsec_1"],
+    "REFERRAL_TRUSTED_ORIGINS": [
+        None,
+        1,
+        "",
+        "*",
+        "null",
+        "example.com",
+        "//example.com",
+        "ftp://example.com",
+        "https://*.example.com",
+        "https://example.com/",
+        "https://example.com/app",
+        "https://example.com?a=b",
+        "https://user@example.com",
+        "https://example.com:0",
+        "https://example.com:99999",
+        "https://bücher.example",
+        "https://example.com\n",
+        ["https://example.com", "*"],
+        [None],
+    ],
     "REFERRAL_WHOP_COMPANY_ID": [*NO_TEXT, "", ["biz_1", 2]],
 }
 

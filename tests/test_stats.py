@@ -346,7 +346,7 @@ class TestApi:
     def test_nobody_is_logged_in(self, make_sqlite: MakeHost) -> None:
         answer = make_sqlite().client().get(f"{URL}?days=x")
         assert answer.status_code == 401
-        assert answer.get_json().keys() == {"error"}
+        assert answer.get_json().keys() == {"error", "code"}
 
     @pytest.mark.parametrize(
         "days",
@@ -371,7 +371,7 @@ class TestApi:
         host = make_sqlite()
         host.current_user = Referrer(host).id
         answer = host.client().get(URL, query_string={"days": days})
-        assert answer.status_code == 400
+        assert (answer.status_code, answer.get_json()["code"]) == (400, "invalid_days")
         assert "from 1 to 366" in answer.get_json()["error"]
 
     def test_others_do_not_count(self, make: MakeHost, at_noon: Clock) -> None:

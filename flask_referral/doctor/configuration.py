@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing as t
 from urllib.parse import urlsplit
 
+from ..host.identity import is_set_up
 from .findings import Check
 from .findings import fault
 from .findings import Finding
@@ -20,12 +21,25 @@ _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 def identity(patient: Patient) -> t.Iterator[Finding]:
     """Whether somebody says who is logged in."""
-    if patient.state.loaders.identity is None and not hasattr(patient.app, "login_manager"):
+    if not is_set_up(patient.state, patient.app):
         yield fault(
             "Nobody says who is logged in: there is neither a function for it nor Flask-Login, so "
             "every route that needs a user answers with an error.",
             "Name a function that returns the current user or None with "
             "@referral.identity_loader, or set up Flask-Login.",
+        )
+
+
+def driver(patient: Patient) -> t.Iterator[Finding]:
+    """Whether the next SQLAlchemy finds the driver that this one uses."""
+    url = patient.state.engine.url
+    if url.drivername == "postgresql":
+        yield warning(
+            "The database's URL begins with postgresql:// and names no driver: SQLAlchemy 2.0 "
+            "takes psycopg2 for it, 2.1 and newer psycopg 3, and without that no application "
+            "starts.",
+            "Write postgresql+psycopg2:// in SQLALCHEMY_DATABASE_URI, or postgresql+psycopg:// if "
+            "psycopg 3 is installed.",
         )
 
 
@@ -123,6 +137,7 @@ def whop(patient: Patient) -> t.Iterator[Finding]:
 
 CHECKS = (
     Check("identity", identity, "The application says who is logged in."),
+    Check("driver", driver, "The database's URL names its driver."),
     Check("secret-key", secret_key, "SECRET_KEY is set, so cookies are signed."),
     Check("ip-key", ip_key, "REFERRAL_IP_KEY is set, so addresses are stored as keyed hashes."),
     Check("cookies", cookies, "The cookie is Secure, HttpOnly and signed."),

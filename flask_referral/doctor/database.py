@@ -15,9 +15,29 @@ from .findings import fault
 from .findings import Finding
 from .findings import ok
 from .findings import Patient
+from .findings import warning
 
 MINIMUM = {"postgresql": (13,), "sqlite": (3, 35)}
 NAMES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
+#: Seconds between two statements of a transaction; an application that needs more waits for others.
+LONGEST_IDLE = 2
+_IDLE = sa.text(
+    """
+    SELECT a.pid, a.application_name AS name,
+           EXTRACT(epoch FROM pg_catalog.clock_timestamp() - a.state_change)::int AS seconds
+    FROM pg_catalog.pg_stat_activity a
+    WHERE a.datname = pg_catalog.current_database()
+      AND a.state LIKE 'idle in transaction%'
+      AND a.state_change < pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => :longest)
+      AND EXISTS (
+          SELECT FROM pg_catalog.pg_locks l
+          WHERE l.pid = a.pid AND l.mode IN ('RowShareLock', 'RowExclusiveLock')
+            AND l.relation IN (
+                SELECT pg_catalog.to_regclass(name)
+                FROM pg_catalog.unnest(CAST(:tables AS text[])) AS name))
+    ORDER BY a.state_change
+    """
+)
 
 
 def answers(patient: Patient) -> t.Iterator[Finding]:
@@ -152,6 +172,26 @@ def read_bind(patient: Patient) -> t.Iterator[Finding]:
             )
 
 
+def transactions(patient: Patient) -> t.Iterator[Finding]:
+    """Whether somebody keeps wallets waiting while no statement is running.
+
+    Other logins' sessions are shown to members of ``pg_read_all_stats`` only.
+    """
+    state = patient.state
+    tables = [state.models.user_key.table, state.models.ReferralReward.__table__]
+    with patient.connect() as connection:
+        names = [connection.dialect.identifier_preparer.format_table(each) for each in tables]
+        waiting = connection.execute(_IDLE, {"tables": names, "longest": LONGEST_IDLE}).all()
+    for session in waiting:
+        yield warning(
+            f"Session {session.pid} ({session.name or 'without a name'}) has been in a "
+            f"transaction for {session.seconds} seconds without running anything, and holds locks "
+            "on users or rewards: whoever sells to somebody of the same referrer waits for it.",
+            "Do network calls, mails and the charging of cards before convert() or after the "
+            "commit, never between them. Under gevent, psycopg2 needs psycogreen.",
+        )
+
+
 def _dotted(version: tuple[t.Any, ...]) -> str:
     return ".".join(map(str, version))
 
@@ -177,6 +217,13 @@ CHECKS = (
         "The database of REFERRAL_READ_BIND has what statistics read.",
         ("database", "migrations"),
         applies=lambda patient: patient.state.settings.read_bind is not None,
+    ),
+    Check(
+        "transactions",
+        transactions,
+        "No transaction holds locks while the application does something else.",
+        ("database", "user-table", "migrations"),
+        applies=lambda patient: patient.dialect == "postgresql",
     ),
     Check(
         "deleted-users",

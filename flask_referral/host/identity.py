@@ -8,7 +8,8 @@ import typing as t
 import uuid
 
 import sqlalchemy as sa
-from flask import current_app
+from flask import Flask
+from flask.globals import app_ctx
 from sqlalchemy.orm import InstanceState
 
 from ..errors import ConfigurationError
@@ -20,14 +21,20 @@ if t.TYPE_CHECKING:
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
+def is_set_up(state: State, app: Flask) -> bool:
+    """Whether a loader, or Flask-Login, says who makes a request."""
+    return state.loaders.identity is not None or hasattr(app, "login_manager")
+
+
 def current_user_id(state: State) -> t.Any:
     """Return the key of the user who makes this request, or None.
 
-    :raises ConfigurationError: where neither a loader nor Flask-Login says who that is.
+    :raises ConfigurationError: where neither a loader nor Flask-Login says who that is, or what
+        it says can be no user's key.
     """
     if state.loaders.identity is not None:
         user = state.loaders.identity()
-    elif hasattr(current_app, "login_manager"):
+    elif is_set_up(state, app_ctx.app):
         from flask_login import current_user
 
         user = current_user
@@ -39,7 +46,12 @@ def current_user_id(state: State) -> t.Any:
     user = unwrap(user)
     if user is None or getattr(user, "is_authenticated", True) is False:
         return None
-    return user_id(state, user)
+    try:
+        return user_id(state, user)
+    except UnknownUser as error:
+        raise ConfigurationError(
+            f"What says who is logged in gave no user of this application: {error}"
+        ) from error
 
 
 def unwrap(user: t.Any) -> t.Any:

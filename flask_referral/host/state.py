@@ -15,6 +15,7 @@ from ..db.models import Models
 from ..errors import ConfigurationError
 from ..results import RewardPolicy
 from ..settings import Settings
+from .awaiting import awaited
 
 EXTENSION_KEY = "referral"
 
@@ -29,7 +30,10 @@ BuyerLoader = t.Callable[[dict[str, t.Any]], t.Any]
 
 @dataclasses.dataclass
 class Loaders:
-    """The functions that a host names with the decorators of :class:`Referral`."""
+    """The functions that a host names with the decorators of :class:`Referral`.
+
+    Each is kept so that it may be an ``async def``; see :func:`~.awaiting.awaited`.
+    """
 
     identity: IdentityLoader | None = None
     consent: ConsentLoader | None = None
@@ -38,6 +42,9 @@ class Loaders:
     users: dict[str, BuyerLoader] = dataclasses.field(default_factory=dict)
     #: by provider; a :data:`~flask_referral.payments.events.WebhookReader` each
     webhooks: dict[str, t.Callable[..., t.Any]] = dataclasses.field(default_factory=dict)
+
+    def __setattr__(self, name: str, value: t.Any) -> None:
+        super().__setattr__(name, awaited(value) if callable(value) else value)
 
 
 @dataclasses.dataclass(frozen=True)

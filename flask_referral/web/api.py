@@ -14,6 +14,7 @@ from .. import clicks
 from .. import codes
 from .. import stats as station
 from ..errors import ReferralError
+from ..errors import UnknownUser
 from ..host import identity
 from ..host.state import current_state
 from ..rls.acting import own_read
@@ -22,6 +23,7 @@ from . import deliveries as webhooks
 from . import reports
 from .csrf import exempt_webhooks
 from .errors import error_response
+from .errors import ErrorCode
 from .errors import json_errors
 from .origin import refuse_cross_site
 
@@ -34,6 +36,7 @@ def create_blueprint() -> Blueprint:
     """Build the blueprint ``referral``."""
     blueprint = Blueprint("referral", __name__)
     json_errors(blueprint)
+    blueprint.register_error_handler(UnknownUser, _unknown_user)
     blueprint.after_request(_no_store)
     blueprint.post("/generate")(generate)
     blueprint.get("/stats")(stats)
@@ -49,10 +52,16 @@ def _no_store(response: Response) -> Response:
     return response
 
 
+def _unknown_user(error: UnknownUser) -> Response:
+    # A token, or a session, outlives the account that it was made for.
+    message = "The account of this login does not exist any more; log in with another one."
+    return error_response(message, 401, ErrorCode.unknown_user)
+
+
 def generate() -> ResponseReturnValue:
     """Answer with the current user's code, made on the first call."""
-    refuse_cross_site()
     state = current_state()
+    refuse_cross_site(state.settings)
     user_id = identity.current_user_id(state)
     if user_id is None:
         return error_response("Log in to get a referral code.", 401)
@@ -74,7 +83,7 @@ def stats() -> ResponseReturnValue:
     try:
         days = station.checked_days(int(text) if _NUMBER.fullmatch(text) else None)
     except ReferralError as error:
-        return error_response(str(error), 400)
+        return error_response(str(error), 400, ErrorCode.invalid_days)
     return jsonify(reports.stats(state, user_id, days))
 
 

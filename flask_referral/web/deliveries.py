@@ -20,6 +20,7 @@ from ..payments import providers
 from ..payments.events import Outcome
 from ..payments.events import WebhookEvent
 from .errors import error_response
+from .errors import ErrorCode
 
 #: The largest body that is read, in bytes.
 LARGEST_BODY = 256 * 1024
@@ -39,12 +40,13 @@ def receive(provider: str) -> ResponseReturnValue:
         event = providers.read(state, provider, _body(), request.headers)
         outcome = _handle(state, provider, event)
     except UnknownProvider as error:
-        return error_response(str(error), 404)
+        return error_response(str(error), 404, ErrorCode.unknown_provider)
     except InvalidSignature:
         # What exactly was wrong helps nobody but a forger.
-        return error_response("The signature of this delivery is not valid.", 401)
+        message = "The signature of this delivery is not valid."
+        return error_response(message, 401, ErrorCode.invalid_signature)
     except InvalidEvent as error:
-        return error_response(str(error), 400)
+        return error_response(str(error), 400, ErrorCode.invalid_event)
     except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
         if not (failures.is_away(error) or failures.is_contended(error)):
             raise

@@ -2,23 +2,69 @@
 
 from __future__ import annotations
 
+import enum
+import itertools
+import typing as t
+
 from flask import Blueprint
+from flask import current_app
 from flask import got_request_exception
 from flask import jsonify
 from flask import request
 from flask import Response
 from flask.globals import app_ctx
+from flask.typing import ErrorHandlerCallable
 from flask.typing import ResponseReturnValue
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import default_exceptions
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RoutingException
 
+from ..errors import ConfigurationError
 from ..errors import ReferralError
 
 
-def error_response(message: str, status: int) -> Response:
-    """Return ``{"error": message}``."""
-    response = jsonify(error=message)
+class ErrorCode(enum.StrEnum):
+    """What an error is, in a word that never changes, for programs."""
+
+    bad_request = enum.auto()
+    cross_site = enum.auto()
+    forbidden = enum.auto()
+    internal_error = enum.auto()
+    invalid_days = enum.auto()
+    invalid_event = enum.auto()
+    invalid_signature = enum.auto()
+    not_configured = enum.auto()
+    not_found = enum.auto()
+    not_logged_in = enum.auto()
+    too_large = enum.auto()
+    too_many_requests = enum.auto()
+    unavailable = enum.auto()
+    unknown_provider = enum.auto()
+    unknown_user = enum.auto()
+    unsupported_media_type = enum.auto()
+
+
+#: For errors that have no word of their own; any other status is ``http_<status>``.
+_BY_STATUS: t.Final = {
+    400: ErrorCode.bad_request,
+    401: ErrorCode.not_logged_in,
+    403: ErrorCode.forbidden,
+    404: ErrorCode.not_found,
+    413: ErrorCode.too_large,
+    415: ErrorCode.unsupported_media_type,
+    429: ErrorCode.too_many_requests,
+    500: ErrorCode.internal_error,
+    503: ErrorCode.unavailable,
+}
+
+
+def error_response(message: str, status: int, code: ErrorCode | None = None) -> Response:
+    """Return ``{"error": message, "code": code}``.
+
+    :param code: default: the status's.
+    """
+    response = jsonify(error=message, code=code or _BY_STATUS.get(status, f"http_{status}"))
     response.status_code = status
     return response
 
@@ -26,8 +72,8 @@ def error_response(message: str, status: int) -> Response:
 def json_errors(blueprint: Blueprint) -> None:
     """Make a blueprint answer every error in its routes with JSON.
 
-    Unknown paths under its prefix and methods that no route takes are the host's: Flask knows no
-    blueprint for them.
+    A host's handler for an exception of the host's own goes before ours. Unknown paths under
+    the prefix and methods that no route takes are the host's: Flask knows no blueprint for them.
     """
     # One handler for each status: the host's handler of a status goes before a handler that is
     # registered for all of them.
@@ -37,22 +83,67 @@ def json_errors(blueprint: Blueprint) -> None:
     blueprint.register_error_handler(Exception, _unexpected_error)
 
 
+def is_the_hosts(error: Exception) -> bool:
+    """Whether the host answers this error: it aborts with it, or has a handler for its class."""
+    return isinstance(error, HTTPException) or _hosts_handler(error, request.blueprints) is not None
+
+
+def _hosts_handler(error: Exception, blueprints: list[str]) -> ErrorHandlerCallable | None:
+    """Return the handler that a host registered for an exception of its own.
+
+    That is one for its class or a base of it, and neither for a status nor for every exception:
+    those are about the host's pages. Flask looks into a request's blueprints first, whatever
+    the application has for the very class, so it is looked up here, as Flask does it.
+
+    :param blueprints: whose handlers count besides the application's, the innermost first.
+    """
+    if isinstance(error, ReferralError | SQLAlchemyError):
+        return None
+    code = error.code if isinstance(error, HTTPException) else None
+    own = itertools.takewhile(_is_particular, type(error).__mro__)
+    spec = current_app.error_handler_spec
+    # The order in which Flask asks.
+    for key, name, class_ in itertools.product((code, None), (*blueprints, None), tuple(own)):
+        if (handler := spec.get(name, {}).get(key, {}).get(class_)) is not None:
+            return handler
+    return None
+
+
+def _is_particular(class_: type) -> bool:
+    return class_ is not Exception and not class_.__module__.startswith("werkzeug.")
+
+
 def _http_error(error: HTTPException) -> ResponseReturnValue:
     if error.response is not None or error.code is None or isinstance(error, RoutingException):
         return error
-    response = error_response(error.description or error.name, error.code)
+    if (handler := _hosts_handler(error, request.blueprints[1:])) is not None:
+        return _call(handler, error)
+    # What abort() of webargs, which flask-smorest lends out, was given.
+    given = getattr(error, "data", None)
+    given = given if isinstance(given, dict) else {}
+    message = given.get("message") or error.description or error.name
+    response = error_response(str(message), error.code)
     for name, value in error.get_headers():
         # What belongs to the error itself, such as Allow.
         if name.lower() != "content-type":
             response.headers[name] = value
+    response.headers.update(given.get("headers") or {})
     return response
 
 
 def _unexpected_error(error: Exception) -> ResponseReturnValue:
+    if (handler := _hosts_handler(error, request.blueprints[1:])) is not None:
+        return _call(handler, error)
     app = app_ctx.app
     # Flask sends this for errors that nobody handles; monitoring listens to it.
     got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=error)
     app.logger.error("Exception on %s [%s]", request.path, request.method, exc_info=error)
     if isinstance(error, ReferralError):
-        return error_response(str(error), 500)
+        is_setup = isinstance(error, ConfigurationError)
+        return error_response(str(error), 500, ErrorCode.not_configured if is_setup else None)
     return error_response("The referral program could not answer; the error was logged.", 500)
+
+
+def _call(handler: ErrorHandlerCallable, error: Exception) -> ResponseReturnValue:
+    answer: ResponseReturnValue = current_app.ensure_sync(handler)(error)
+    return answer

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import typing as t
 from urllib.parse import urlsplit
 
 from flask import abort
 from flask import request
 
+from .errors import error_response
+from .errors import ErrorCode
+
+if t.TYPE_CHECKING:
+    from ..settings import Settings
+
 # A browser adds these by itself, to requests that another site causes too.
 _SENT_BY_BROWSERS = frozenset({"basic", "digest", "hoba", "mutual", "negotiate", "ntlm"})
 
 
-def refuse_cross_site() -> None:
+def refuse_cross_site(settings: Settings) -> None:
     """Abort with 403 where a browser says that another site's page sends this request.
+
+    The pages of ``REFERRAL_TRUSTED_ORIGINS`` are none; a browser tells the origin with every POST.
 
     ``Sec-Fetch-Site`` is defined in W3C Fetch Metadata, ``Origin`` in the Fetch standard. A
     request with neither comes from no browser of this decade, and one with a token in
@@ -23,12 +32,18 @@ def refuse_cross_site() -> None:
         return
     site = request.headers.get("Sec-Fetch-Site")
     origin = request.headers.get("Origin")
+    if origin in settings.trusted_origins:
+        return
     if site is not None:
         allowed = site in ("same-origin", "none")
     else:
         allowed = origin is None or _is_own(origin)
     if not allowed:
-        abort(403, "Requests from other sites are refused; send this one from the site itself.")
+        message = (
+            "Requests from other sites are refused; send this one from the site itself, or name "
+            "the page's origin in REFERRAL_TRUSTED_ORIGINS."
+        )
+        abort(error_response(message, 403, ErrorCode.cross_site))
 
 
 def _is_own(origin: str) -> bool:

@@ -5,6 +5,7 @@ Nothing here may break a page: what goes wrong is logged, and the page is served
 
 from __future__ import annotations
 
+import logging
 import typing as t
 
 from flask import current_app
@@ -17,11 +18,11 @@ from .. import clicks
 from .. import clock
 from ..clicks import Touch
 from ..clicks import Visit
-from ..errors import ConfigurationError
 from ..host import identity
 from . import bots
 from . import connections as database
 from . import cookies
+from .errors import is_the_hosts
 
 if t.TYPE_CHECKING:
     from ..host.state import State
@@ -53,9 +54,12 @@ def capture(state: State, response: Response, code: str) -> None:
         touch = _record(state, response, visit)
         if touch is not None and (remembered is None or settings.touch == "last"):
             cookies.write(response, touch, settings, now)
-    except Exception:
-        current_app.logger.exception(
-            "The visit through referral code %s was not recorded; the page is served.", code
+    except Exception as error:
+        current_app.logger.log(
+            _level(error),
+            "The visit through referral code %s was not recorded; the page is served.",
+            code,
+            exc_info=error,
         )
 
 
@@ -113,15 +117,20 @@ def _record_later(state: State, response: Response, visit: Visit, session: Sessi
 
 def _visitor_id(state: State) -> t.Any:
     """Return the key of whoever is logged in; None where that cannot be said."""
+    if not identity.is_set_up(state, app_ctx.app):
+        return None
     was_held = database.held_session(state) is not None
     try:
         return identity.current_user_id(state)
-    except ConfigurationError:
-        # A host without log-ins has nobody to ask.
-        return None
-    except Exception:
-        current_app.logger.exception("The identity of a referral code's visitor is unknown.")
+    except Exception as error:
+        message = "The identity of a referral code's visitor is unknown."
+        current_app.logger.log(_level(error), message, exc_info=error)
         if not was_held and (session := database.held_session(state)) is not None:
             # A failed statement leaves a transaction that nobody can use.
             session.rollback()
         return None
+
+
+def _level(error: Exception) -> int:
+    # Whoever sends an expired token to a page with a code would fill the log.
+    return logging.DEBUG if is_the_hosts(error) else logging.ERROR

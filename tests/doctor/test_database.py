@@ -15,6 +15,7 @@ from flask_referral import doctor
 from ..conftest import MakeHost
 from ..hosts import Host
 from ..hosts import make_host
+from ..money import refer
 from ..visiting import make_code
 from .conftest import examine
 from .conftest import execute
@@ -28,7 +29,7 @@ from .conftest import ROLE
 #: Without the check that is made where REFERRAL_READ_BIND is set.
 NEED_DATABASE = {check.name for check in doctor.CHECKS if "database" in check.needs} - {"read-bind"}
 SQLITE_ONLY = {"deleted-users"}
-POSTGRESQL_ONLY = {"row-security-role", "database-login"}
+POSTGRESQL_ONLY = {"row-security-role", "database-login", "transactions"}
 
 
 @pytest.fixture(params=["psycopg2", "psycopg", "sqlite"])
@@ -257,3 +258,36 @@ def test_the_database_that_statistics_are_read_from(
     assert "did not answer" in text
     assert "SQLALCHEMY_BINDS" in text
     assert "hush-hush" not in text
+
+
+def test_transaction_that_waits_for_something_else_with_locks(
+    make_postgresql: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_referral.doctor.database.LONGEST_IDLE", 0)
+    host = make_postgresql(**HEALTHY)
+    buyer = refer(host, host.add_user())
+
+    def said() -> str:
+        return " ".join(
+            f"{each['level']} {each['message']} {each['cure']}"
+            for each in examine(host)
+            if each["check"] == "transactions"
+        )
+
+    with host.app.app_context():
+        host.db.session.execute(sa.select(host.User.id)).all()
+        # Who has read only keeps nobody waiting.
+        assert said().startswith("ok")
+        host.referral.convert(buyer, "mem_1")
+        pid = host.db.session.scalar(sa.text("SELECT pg_backend_pid()"))
+        assert said().startswith(f"warning Session {pid} ")
+        assert "after the commit" in said()
+        host.db.session.commit()
+        assert said().startswith("ok")
+
+
+def test_url_that_names_no_driver(postgresql_url: str, host_on: t.Callable[..., Host]) -> None:
+    host = host_on(postgresql_url.replace("+psycopg2", ""), **HEALTHY)
+    said = [each for each in examine(host) if each["check"] == "driver"]
+    assert [each["level"] for each in said] == ["warning"]
+    assert "postgresql+psycopg2://" in str(said)

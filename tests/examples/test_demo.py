@@ -89,10 +89,10 @@ def test_a_seeded_user_gets_the_code(client: FlaskClient) -> None:
 
 def test_nobody_gets_a_code_without_login_or_token(client: FlaskClient) -> None:
     answer = client.post(GENERATE, headers={"X-CSRFToken": token(client)})
-    assert answer.status_code == 401 and answer.get_json().keys() == {"error"}
+    assert answer.status_code == 401 and answer.get_json().keys() == {"error", "code"}
     log_in(client)
     answer = client.post(GENERATE)
-    assert answer.status_code == 400 and answer.get_json().keys() == {"error"}
+    assert answer.status_code == 400 and answer.get_json().keys() == {"error", "code"}
 
 
 def test_the_button_works_without_script(client: FlaskClient) -> None:

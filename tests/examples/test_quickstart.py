@@ -45,7 +45,7 @@ def test_each_user_gets_one_code(quickstart: types.ModuleType, tmp_path: Path) -
             assert status == 200 and normalize_code(body["code"]) == body["code"]
             codes.add((user, body["code"]))
         status, body = get_code(app, "stranger")
-        assert status == 401 and body.keys() == {"error"}
+        assert status == 401 and body.keys() == {"error", "code"}
         with app.app_context():
             quickstart.db.engine.dispose()
     assert len(codes) == 2

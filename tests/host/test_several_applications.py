@@ -127,7 +127,7 @@ def test_users_in_another_bind(db: SQLAlchemy, referral: Referral) -> None:
                 db.session.execute(statement)
             with pytest.raises(UnknownUser, match="There is no user 1"):
                 referral.get_or_create_code(1)
-            assert app.test_client().post(GENERATE).status_code == 500
+            assert app.test_client().post(GENERATE).status_code == 401
         db.session.add(user(id=1))
         db.session.commit()
         code = referral.get_or_create_code(1).code

@@ -110,7 +110,10 @@ def test_another_provider(make: MakeHost) -> None:
         "data": {"object": {"id": "re_1", "payment_intent": "pi_1", "amount": 2500}},
     }
     assert post(bought, sign=False).status_code == 401
-    assert post({**bought, "type": "broken"}).get_json() == {"error": "This event is broken."}
+    assert post({**bought, "type": "broken"}).get_json() == {
+        "error": "This event is broken.",
+        "code": "invalid_event",
+    }
     outcomes = [post(event).get_json()["outcome"] for event in (refunded, bought, bought)]
     assert outcomes == ["unknown_membership", "converted", "duplicate"]
     assert post({**bought, "id": "evt_3", "type": "other"}).get_json() == {
@@ -135,7 +138,10 @@ def test_a_provider_that_is_not_set_up_is_not_found(make_sqlite: MakeHost, provi
     answer = host.client().post(f"/api/referral/webhooks/{provider}", data=b"{}")
     assert (answer.status_code, answer.get_json()) == (
         404,
-        {"error": "No webhook of this payment provider is set up here."},
+        {
+            "error": "No webhook of this payment provider is set up here.",
+            "code": "unknown_provider",
+        },
     )
 
 

@@ -86,15 +86,32 @@ def test_host_name_that_is_not_trusted() -> None:
     assert answer.status_code == (400 if "TRUSTED_HOSTS" in Flask.default_config else 200)
 
 
-@pytest.mark.parametrize("status", [400, 403, 409, 418, 429, 451, 500, 503])
-def test_error_that_the_host_raises(status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "bad_request"),
+        (401, "not_logged_in"),
+        (403, "forbidden"),
+        (404, "not_found"),
+        (409, "http_409"),
+        (413, "too_large"),
+        (415, "unsupported_media_type"),
+        (418, "http_418"),
+        (429, "too_many_requests"),
+        (500, "internal_error"),
+        (503, "unavailable"),
+    ],
+)
+def test_error_that_the_host_raises(status: int, code: str) -> None:
     host = start()
 
     @host.app.before_request
     def refuse() -> None:
         abort(status, "Not now.")
 
-    assert assert_json_error(host.finish().client().post(GENERATE), status) == "Not now."
+    answer = host.finish().client().post(GENERATE)
+    assert assert_json_error(answer, status) == "Not now."
+    assert answer.get_json()["code"] == code
 
 
 def test_headers_of_an_error_are_kept() -> None:

@@ -59,7 +59,9 @@ def test_request_of_the_site_itself(host: Host, headers: dict[str, str]) -> None
 
 @pytest.mark.parametrize("headers", REFUSED, ids=str)
 def test_request_of_another_site(host: Host, headers: dict[str, str]) -> None:
-    assert_json_error(host.client().post(GENERATE, headers=headers), 403)
+    answer = host.client().post(GENERATE, headers=headers)
+    assert_json_error(answer, 403)
+    assert answer.get_json()["code"] == "cross_site"
     with host.app.app_context():
         db = host.app.extensions["sqlalchemy"]
         assert db.session.scalars(sa.select(host.referral.models.ReferralCode)).all() == []
@@ -71,6 +73,21 @@ def test_origin_over_https(host: Host) -> None:
     for origin, status in ((base, 200), ("http://example.com", 403), ("https://a.example", 403)):
         answer = client.post(GENERATE, base_url=base, headers={"Origin": origin})
         assert answer.status_code == status
+
+
+def test_front_end_on_another_origin_that_is_trusted() -> None:
+    page = "https://app.example.com"
+    host = start(REFERRAL_TRUSTED_ORIGINS=(page, "http://localhost:5173")).finish()
+    client = host.client()
+    for site in ("same-site", "cross-site", None):
+        for origin in (page, "http://localhost:5173"):
+            headers = {"Origin": origin} | ({"Sec-Fetch-Site": site} if site else {})
+            assert client.post(GENERATE, headers=headers).status_code == 200
+        for origin in (f"{page}.evil.example", f"{page}:8443", "http://app.example.com", "null"):
+            headers = {"Origin": origin} | ({"Sec-Fetch-Site": site} if site else {})
+            told = assert_json_error(client.post(GENERATE, headers=headers), 403)
+            assert "REFERRAL_TRUSTED_ORIGINS" in told
+    assert_json_error(client.post(GENERATE, headers={"Sec-Fetch-Site": "cross-site"}), 403)
 
 
 # The host's CSRFProtect

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import typing as t
 from urllib.parse import unquote_to_bytes
@@ -230,7 +231,7 @@ def test_hostile_requests(reads: bool) -> None:
             assert is_own or "HTTP_HOST" in hostile["headers"], told
         elif status >= 400 and hostile["method"] != "HEAD" and is_ours(host.app, hostile):
             assert headers["Content-Type"] == "application/json", told
-            assert body.startswith(b'{"error":'), told
+            assert json.loads(body).keys() == {"error", "code"}, told
     # The corpus reaches the views, their refusals, and the router.
     assert {200, 401, 403, 404, 405} <= seen.keys()
     assert (413 in seen) is reads

@@ -1,0 +1,1 @@
+"""Beside other extensions, in an environment of their own; "make test-neighbours" runs them."""
