@@ -395,7 +395,7 @@ def test_the_savepoint_runs_as_pasted(block: Block, make: MakeHost) -> None:
     assert amounts(host, referrer) == [1000]
 
 
-@runs("Wallet", "clock_timestamp")
+@runs("Wallet", "amount_cents=-500")
 def test_the_other_writer_of_the_wallet_runs_as_pasted(
     block: Block, make_postgresql: MakeHost
 ) -> None:
