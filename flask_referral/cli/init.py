@@ -54,6 +54,9 @@ TRIGGER = """\
 -- In a migration of the application's own, after the wallet's table:
 -- op.execute(Path("referral_trigger.sql").read_text())
 """
+INSTEAD = """\
+-- In place of the trigger that is there, which takes no lock: drop it and its function first.
+"""
 
 
 @click.command()
@@ -87,7 +90,7 @@ def init(folder: Path | None, as_json: bool) -> None:
                     check="wallet-columns",
                 )
             )
-    files = dict(_files(current, {finding.check for finding in lacking}))
+    files = dict(_files(current, {finding.check: finding.level for finding in lacking}))
     written = [] if folder is None else _write(folder, files)
     data = {
         "missing": [dataclasses.asdict(finding) for finding in lacking],
@@ -97,13 +100,15 @@ def init(folder: Path | None, as_json: bool) -> None:
     report(as_json, data, "\n".join(_lines(lacking, files, written)) or "Nothing is missing.")
 
 
-def _files(current: State, lacking: set[str]) -> t.Iterator[tuple[str, str]]:
+def _files(current: State, lacking: dict[str, Level]) -> t.Iterator[tuple[str, str]]:
     """Yield the names and texts of what the host can take over."""
     # With our tables in the database, autogenerate finds nothing to make.
     if "migrations" in lacking and not _leaves_ours(current):
         yield "referral_migrate.py", MIGRATE
     if "wallet-trigger" in lacking and "wallet-columns" not in lacking:
-        yield "referral_trigger.sql", TRIGGER + _trigger(current, lacking)
+        one_is_there = lacking["wallet-trigger"] is Level.warning
+        head = TRIGGER + (INSTEAD if one_is_there else "")
+        yield "referral_trigger.sql", head + _trigger(current, lacking)
     settings = [text for check, text in SETTINGS.items() if check in lacking]
     if settings:
         start = ["import os\n"] if "secret-key" in lacking else []
@@ -118,11 +123,11 @@ def _leaves_ours(current: State) -> bool:
     return include is not None and not include(table, table.name, "table", False, None)
 
 
-def _trigger(current: State, lacking: set[str]) -> str:
+def _trigger(current: State, lacking: dict[str, Level]) -> str:
     table = current.wallet_table
     assert table is not None
     may_lock_users = True
-    if not lacking & {"database", "user-table"}:
+    if not lacking.keys() & {"database", "user-table"}:
         with current.engine.connect() as connection:
             may_lock_users = wallet.can_lock_rows(connection, current.models)
     return balance_trigger(

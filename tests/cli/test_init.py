@@ -69,6 +69,14 @@ def test_everything_is_missing_at_first_and_nothing_at_last(make: MakeHost) -> N
     assert printed(host) == {"missing": [], "files": {}, "written": []}
 
 
+def test_a_trigger_without_a_lock_is_to_be_dropped_first(make_postgresql: MakeHost) -> None:
+    host = make_postgresql()
+    text = printed(host)["files"][TRIGGER]
+    assert "drop it and its function first" in text
+    execute(host, "DROP FUNCTION calculate_balance_after CASCADE", text)
+    assert TRIGGER not in printed(host)["files"]
+
+
 def test_include_object_is_printed_until_it_is_there(make_sqlite: MakeHost) -> None:
     host = make_sqlite(migrate=False)
     assert "include_object=schema.include_object" in printed(host)["files"][MIGRATE]
