@@ -146,6 +146,23 @@ def test_the_trigger_is_right_where_no_writer_locks(
         assert host.db.session.scalars(query).all() == [100 * n for n in range(1, 81)]
 
 
+def test_the_lock_is_the_one_that_credits_take(
+    postgresql_url: str, host_on: t.Callable[..., Host]
+) -> None:
+    """A name's, where the application may not lock rows of its users."""
+    owner = host_on(postgresql_url, migrate=False)
+    make_tables(owner)
+    assert "FROM users WHERE id = NEW.user_id FOR NO KEY UPDATE" in printed(owner)["files"][TRIGGER]
+    execute(owner, "CREATE ROLE init_reader LOGIN", "GRANT SELECT ON users TO init_reader")
+    url = sa.make_url(postgresql_url).set(username="init_reader")
+    reader = host_on(url.render_as_string(hide_password=False), migrate=False)
+    try:
+        assert "'flask_referral.wallet:' || NEW.user_id" in printed(reader)["files"][TRIGGER]
+    finally:
+        reader.close()
+        execute(owner, "DROP OWNED BY init_reader", "DROP ROLE init_reader")
+
+
 def test_the_trigger_goes_on_from_what_is_there(make: MakeHost) -> None:
     """Also from rows that have no balance, and for each wallet by itself."""
     host = make(migrate=False)
