@@ -39,6 +39,7 @@ from .db.models import ReferralCodeMixin
 from .db.models import table_of
 from .errors import ConfigurationError
 from .host import identity
+from .host import json
 from .host.awaiting import awaited
 from .host.state import BotDetector
 from .host.state import BuyerLoader
@@ -173,6 +174,7 @@ class Referral:
         )
         if settings.auto_attribute:
             auto.listen(user_model)
+        json.teach(app.json)
         app.extensions[EXTENSION_KEY] = self
         app.cli.add_command(cli.referral)
         if self._register_blueprint if register_blueprint is None else register_blueprint:

@@ -8,10 +8,49 @@ import decimal
 import enum
 import typing as t
 
+from .db.plain import plain
+
 if t.TYPE_CHECKING:
     from .db.models import ReferralClickMixin
     from .db.models import ReferralConversionMixin
     from .db.models import ReferralRewardMixin
+
+
+class Result:
+    """What the answers share: ``app.json`` and kombu (so Celery) write them by ``to_dict``."""
+
+    def to_dict(self) -> dict[str, t.Any]:
+        """Return plain values: texts, numbers, None, lists and dicts; times are ISO 8601 in UTC."""
+        raise NotImplementedError
+
+    # https://docs.celeryq.dev/projects/kombu, kombu.utils.json.
+    def __json__(self) -> dict[str, t.Any]:
+        return self.to_dict()
+
+
+class Outcome(Result):
+    """An answer with mapped objects, which can leave their session behind."""
+
+    def __post_init__(self) -> None:
+        # Now: a commit expires mapped objects, and a queue writes an answer down when the session
+        # that could read them again is gone.
+        kept = {name: _kept(value) for name, value in vars(self).items()}
+        object.__setattr__(self, "_kept", kept)
+
+    def to_dict(self) -> dict[str, t.Any]:
+        """Return plain values; of a mapped object, its columns without what is personal."""
+        return {name: plain(value) for name, value in vars(self)["_kept"].items()}
+
+    def __getstate__(self) -> dict[str, t.Any]:
+        # A pickle has no mapped object: their classes are found by no name.
+        kept = vars(self)["_kept"]
+        return {**kept, "_kept": kept}
+
+
+def _kept(value: t.Any) -> t.Any:
+    if isinstance(value, tuple):
+        return tuple(_kept(each) for each in value)
+    return value.kept() if hasattr(value, "kept") else value
 
 
 class AttributionReason(enum.StrEnum):
@@ -31,7 +70,7 @@ class AttributionReason(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Attribution:
+class Attribution(Outcome):
     """The outcome of :meth:`flask_referral.Referral.attribute`."""
 
     reason: AttributionReason
@@ -133,7 +172,7 @@ RewardPolicy = t.Callable[[Purchase], "int | Reward | None"]
 
 
 @dataclasses.dataclass(frozen=True)
-class ConversionResult:
+class ConversionResult(Outcome):
     """The answer of :meth:`flask_referral.Referral.convert`.
 
     :param reason: what happened.
@@ -152,7 +191,7 @@ class ConversionResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class ReversalResult:
+class ReversalResult(Outcome):
     """The answer of :meth:`flask_referral.Referral.reverse`.
 
     :param reason: what happened.
@@ -199,7 +238,7 @@ class StatsDay:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stats:
+class Stats(Result):
     """The answer of :meth:`flask_referral.Referral.stats`.
 
     :param code: the user's code, or None where none has been made yet.

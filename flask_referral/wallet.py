@@ -79,7 +79,7 @@ def lock(
         return
     ids = sorted(set(user_ids))
     if may_lock_rows is None:
-        may_lock_rows = bool(_is_lockable(db, models).scalar())
+        may_lock_rows = can_lock_rows(db, models)
     rows: t.Sequence[t.Any] = ()
     if may_lock_rows:
         rows = _lock_rows(db, models, ids=ids)
@@ -111,6 +111,11 @@ def locked_rows(models: Models, ids: t.Any) -> sa.Select[t.Any]:
     key = models.user_key
     isolation = _isolation().label("isolation")
     return sa.select(isolation).where(key.in_(ids)).order_by(key).with_for_update(key_share=True)
+
+
+def can_lock_rows(db: sa.Connection, models: Models) -> bool:
+    """Whether this connection may lock rows of the user table. One statement."""
+    return bool(_is_lockable(db, models).scalar())
 
 
 @sql.statement

@@ -88,14 +88,15 @@ def checked(steps: t.Callable[..., t.Iterable[t.Any]]) -> t.Callable[..., list[t
     """Ask each revision that is to run what speaks against it, before the first one runs.
 
     One that lets a live table be changed commits what ran before it, so a later refusal would
-    leave half of the upgrade.
+    leave half of the upgrade or downgrade.
     """
 
     def checked_steps(heads: t.Any, ctx: MigrationContext) -> list[t.Any]:
         found = list(steps(heads, ctx))
         for step in (step.info for step in found):
-            if step.is_upgrade and not step.is_stamp:
-                getattr(step.up_revision.module, "check", lambda: None)()
+            if not step.is_stamp:
+                name = "check" if step.is_upgrade else "check_downgrade"
+                getattr(step.up_revision.module, name, lambda: None)()
         return found
 
     return checked_steps

@@ -16,6 +16,9 @@ from .hosts import Host
 from .hosts import make_host
 from .visiting import Clock
 
+# As a host's conftest.py has it.
+pytest_plugins = ["flask_referral.testing"]
+
 _numbers = itertools.count(1)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import itertools
 import json
-import time
 import typing as t
+
+from flask_referral.testing import signature
 
 from .hosts import Host
 
@@ -21,11 +19,7 @@ _numbers = itertools.count()
 
 def signed(body: bytes, secret: str = SECRET, id: str | None = None) -> dict[str, str]:
     """Return the headers of a delivery; without ``id`` it is one of its own."""
-    id = id or f"msg_{next(_numbers)}"
-    moment = str(int(time.time()))
-    text = f"{id}.{moment}.".encode() + body
-    digest = base64.b64encode(hmac.digest(secret.encode(), text, hashlib.sha256)).decode()
-    return {"webhook-id": id, "webhook-timestamp": moment, "webhook-signature": f"v1,{digest}"}
+    return signature("whop", body, secret=secret, id=id)
 
 
 def deliver(host: Host, payload: t.Any, **options: t.Any) -> t.Any:

@@ -16,6 +16,7 @@ from .db import db
 from .doctor import doctor
 from .events import events
 from .group import referral
+from .init import init
 from .rls import rls
 from .users import erase
 from .users import export
@@ -23,6 +24,7 @@ from .users import stats
 
 __all__ = ["referral"]
 
+referral.add_command(init)
 referral.add_command(db)
 referral.add_command(code)
 referral.add_command(backfill)

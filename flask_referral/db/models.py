@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+import sys
 import typing as t
 import uuid
 
@@ -28,6 +29,7 @@ from sqlalchemy.schema import conv
 from sqlalchemy.sql.functions import FunctionElement
 
 from ..errors import ConfigurationError
+from .plain import plain
 
 #: Alembic's record of which of our revisions a database has; apart from the host's own.
 VERSION_TABLE = "referral_alembic_version"
@@ -149,6 +151,8 @@ class _Mixin:
     __tablename__: t.ClassVar[str]
     #: The columns of the primary key.
     _key: t.ClassVar[tuple[str, ...]] = ("id",)
+    #: What :meth:`to_dict` leaves out: what is personal, or can be large.
+    _untold: t.ClassVar[tuple[str, ...]] = ()
     if t.TYPE_CHECKING:
         metadata: t.ClassVar[sa.MetaData]
         __table__: t.ClassVar[sa.Table]
@@ -158,12 +162,46 @@ class _Mixin:
         """Yield the constraints and indexes, without the primary key and those of user keys."""
         return iter(())
 
+    @classmethod
+    def _mixin(cls) -> type[_Mixin]:
+        """Return the mixin that declares the table's columns."""
+        return next(base for base in cls.__mro__ if _Mixin in base.__bases__)
+
+    def to_dict(self) -> dict[str, t.Any]:
+        """Return the row's columns as plain values, ready for JSON."""
+        # In a mixin's own namespace the columns stand in their order.
+        names = [name for name in vars(self._mixin()) if name in vars(self)]
+        return {
+            name.rstrip("_"): plain(getattr(self, name))
+            for name in names
+            if name not in self._untold
+        }
+
+    def kept(self) -> t.Self:
+        """Return the loaded columns as an object that needs no session and no mapped class."""
+        mixin = self._mixin()
+        loaded = {name: value for name, value in vars(self).items() if name in vars(mixin)}
+        return t.cast(t.Self, _restore(mixin, loaded))
+
+    def __reduce_ex__(self, protocol: t.SupportsIndex) -> t.Any:
+        """Let it be pickled; it comes back as :meth:`kept`, whatever application there is."""
+        cls = type(self)
+        if getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is cls:
+            # A class of the host's own comes back as itself.
+            if "_sa_instance_state" in vars(self):
+                return super().__reduce_ex__(protocol)
+            return _restore, (cls, vars(self))
+        for column in self.__table__.columns:
+            # A commit expired it.
+            getattr(self, column.key)
+        return _restore, (self._mixin(), vars(self.kept()))
+
     # Declarative asks this for the table.
     @classmethod
     def __table_cls__(
         cls, name: str, metadata: sa.MetaData, *items: t.Any, **options: t.Any
     ) -> sa.Table:
-        mixin = next(base for base in cls.__mro__ if _Mixin in base.__bases__)
+        mixin = cls._mixin()
         declared = {
             value.column.name or attribute
             for attribute, value in vars(mixin).items()
@@ -187,6 +225,13 @@ class _Mixin:
                 column.type = key.type
                 rules.append(_foreign_key(name, column.name, key, ondelete))
         return sa.Table(name, metadata, *items, *rules, *cls._rules(metadata))
+
+
+def _restore(cls: type[_Mixin], values: dict[str, t.Any]) -> _Mixin:
+    """Return an object of a mixin with these values; it is not mapped."""
+    restored = object.__new__(cls)
+    vars(restored).update(values)
+    return restored
 
 
 def _foreign_key(
@@ -224,6 +269,7 @@ class ReferralClickMixin(_Mixin):
     """A visit through a code (table ``referral_clicks``), bound once its visitor signs up."""
 
     __tablename__ = "referral_clicks"
+    _untold = ("referrer_url", "user_agent", "ip_hash")
 
     id: Mapped[uuid.UUID] = _id()
     referral_code: Mapped[str] = _text()
@@ -269,6 +315,7 @@ class ReferralConversionMixin(_Mixin):
     """A referred user who became a paying one (table ``referral_conversions``)."""
 
     __tablename__ = "referral_conversions"
+    _untold = ("metadata_",)
 
     id: Mapped[uuid.UUID] = _id()
     referrer_user_id: Mapped[t.Any] = _user("CASCADE")

@@ -42,15 +42,17 @@ CHECKS: tuple[Check, ...] = (
 _CURE = "Mend that, where need be by giving the application's login the right to read, and repeat."
 
 
-def examine(app: Flask, state: State) -> t.Iterator[Finding]:
-    """Make all checks, in an application context; nothing is changed.
+def examine(
+    app: Flask, state: State, names: t.Collection[str] | None = None
+) -> t.Iterator[Finding]:
+    """Make all checks, or those of some names, in an application context; nothing is changed.
 
     A check whose ground is missing, as when the database is away, is not made and says so.
     """
     patient = Patient(app, state)
     ill: set[str] = set()
     for check in CHECKS:
-        if not check.applies(patient):
+        if not check.applies(patient) or (names is not None and check.name not in names):
             continue
         missing = next((name for name in check.needs if name in ill), None)
         if missing is not None:

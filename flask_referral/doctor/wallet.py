@@ -127,7 +127,7 @@ def trigger(patient: Patient) -> t.Iterator[Finding]:
             f"No trigger fills balance_after_cents of {table.fullname!r}, so a credit has no "
             "balance.",
             "Make the trigger calculate_balance_after again, in a migration of the application's "
-            "own; flask-referral's README shows one for each database. Where PostgreSQL has it "
+            "own; flask referral init prints one. Where PostgreSQL has it "
             "disabled, enable it with ALTER TABLE ... ENABLE TRIGGER.",
         )
     elif patient.dialect == "sqlite":

@@ -14,8 +14,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import Script
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
+from flask import current_app
 
 from ..db.models import VERSION_TABLE
+from ..db.models import WALLET_INDEX
 from ..errors import ReferralError
 from ..errors import SchemaDiffers
 from .differences import describe
@@ -111,6 +113,24 @@ def check(state: State) -> None:
         if not found:
             raise
         raise SchemaDiffers(describe(found)) from None
+
+
+def include_object(
+    item: t.Any, name: str | None, type_: str, reflected: bool, compare_to: t.Any
+) -> bool:
+    """Leave what our migrations make out of the host's: ``Migrate(include_object=...)``.
+
+    Alembic asks it of everything it would compare (its ``EnvironmentContext.configure``). Whether
+    our tables are as they should be, :func:`check` says.
+    """
+    referral = current_app.extensions.get("referral")
+    if referral is None:
+        return True
+    if type_ == "table":
+        metadata = referral.models.metadata
+        ours = {VERSION_TABLE, *referral.models.table_names}
+        return not (name in ours and item.schema == metadata.schema)
+    return not (type_ == "index" and name == WALLET_INDEX)
 
 
 def head() -> str:

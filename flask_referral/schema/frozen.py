@@ -30,6 +30,7 @@ __all__ = [
     "check_wallet_index",
     "extend_wallet",
     "patiently",
+    "refuse_references",
     "restore_wallet",
     "schema",
     "user_key",
@@ -53,6 +54,41 @@ def schema() -> str | None:
     """Return the schema of our tables, None for the connection's search path."""
     name: str | None = current_app.extensions["referral"].models.metadata.schema
     return name
+
+
+def refuse_references(connection: sa.Connection, ours: t.Collection[str]) -> None:
+    """Refuse to drop tables of ours that foreign keys of others refer to.
+
+    PostgreSQL would stop at them half way, and SQLite would let them point to nothing.
+
+    :param ours: the tables, without their schema; their own references to each other are none.
+    :raises MigrationRefused: which names the foreign keys.
+    """
+    inspector = sa.inspect(connection)
+    home = schema() or inspector.default_schema_name
+    schemas = inspector.get_schema_names() if connection.dialect.name == "postgresql" else [home]
+    found = [
+        f"{table} ({', '.join(key['constrained_columns'])})"
+        for (where, table), keys in _foreign_keys(inspector, schemas)
+        if not (where == home and table in ours)
+        for key in keys
+        if key["referred_table"] in ours
+        and (key["referred_schema"] or inspector.default_schema_name) == home
+    ]
+    if found:
+        raise MigrationRefused(
+            f"The downgrade is refused: {' and '.join(sorted(found))} would refer to a table that "
+            "is gone. Drop these foreign keys in a migration of the application's own first; "
+            "nothing was changed."
+        )
+
+
+def _foreign_keys(
+    inspector: sa.Inspector, schemas: t.Iterable[str | None]
+) -> t.Iterator[tuple[tuple[str | None, str], t.Any]]:
+    for name in schemas:
+        for (_, table), keys in inspector.get_multi_foreign_keys(schema=name).items():
+            yield (name, table), keys
 
 
 def patiently(context: MigrationContext, body: t.Callable[[], None], *tables: sa.Table) -> None:

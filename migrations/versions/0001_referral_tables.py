@@ -48,6 +48,11 @@ def upgrade() -> None:
     frozen.patiently(op.get_context(), lambda: _create(user_key, schema), user_key.table)
 
 
+def check_downgrade() -> None:
+    later = ("referral_rewards", "referral_events", "referral_daily")
+    frozen.refuse_references(op.get_bind(), (*TABLES, *later))
+
+
 def downgrade() -> None:
     def drop() -> None:
         for table in reversed(TABLES):

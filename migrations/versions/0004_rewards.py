@@ -81,6 +81,10 @@ def upgrade() -> None:
     frozen.patiently(op.get_context(), _upgrade_tables, *_locked())
 
 
+def check_downgrade() -> None:
+    frozen.refuse_references(op.get_bind(), (DAILY, EVENTS, REWARDS))
+
+
 def downgrade() -> None:
     wallet = [table for table in (frozen.wallet_table(),) if table is not None]
     frozen.patiently(op.get_context(), _downgrade_tables, *_locked(), *wallet)

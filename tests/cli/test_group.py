@@ -37,8 +37,8 @@ def commands(group: click.Group, *path: str) -> t.Iterator[tuple[str, ...]]:
 
 
 ALL = [command for command in commands(referral) if command[:2] not in OFFLINE]
-#: Every command that asks the database, except the one that reports instead of failing.
-COMMANDS = [command for command in ALL if command[0] != "doctor"]
+#: Every command that asks the database, except those that report instead of failing.
+COMMANDS = [command for command in ALL if command[0] not in ("doctor", "init")]
 #: Those that need the referral tables.
 NEED_TABLES = [command for command in COMMANDS if command[0] != "db"]
 

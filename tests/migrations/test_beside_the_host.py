@@ -15,6 +15,7 @@ from tests.hosts import Host
 from tests.hosts import KEYS
 from tests.hosts import make_application
 
+from .conftest import Dump
 from .conftest import FlaskDb
 
 OUR_TABLES = {"referral_codes", "referral_clicks", "referral_conversions"}
@@ -127,6 +128,35 @@ def test_tables_that_are_nobodys(postgresql_url: str, host_on: t.Callable[..., H
         connection.exec_driver_sql("CREATE TABLE places (shape polygon)")
         connection.exec_driver_sql("CREATE SCHEMA elsewhere CREATE TABLE referral_codes (id int)")
     host.cli("db", "check")
+
+
+@pytest.mark.parametrize("table, column", [("referral_codes", "code"), ("referral_rewards", "id")])
+def test_a_downgrade_keeps_to_the_hosts_foreign_keys(
+    database_url: str, host_on: t.Callable[..., Host], dump: Dump, table: str, column: str
+) -> None:
+    """It would leave them pointing to nothing, or stop at them half way."""
+    host = host_on(database_url)
+    target = host.db.metadata.tables[table].c[column]
+    about = sa.Column("about", target.type, sa.ForeignKey(target))
+    with host.app.app_context(), host.db.engine.begin() as connection:
+        # PostgreSQL's in another schema, from which ours is seen as well.
+        elsewhere = "elsewhere" if connection.dialect.name == "postgresql" else None
+        if elsewhere:
+            connection.execute(sa.schema.CreateSchema(elsewhere))
+        note = sa.Table("notes", sa.MetaData(schema=elsewhere), about)
+        note.create(connection)
+    before = dump(database_url)
+    refused = host.failure("db", "downgrade", "base", "--yes")
+    assert "The downgrade is refused: notes (about) would refer to a table that is gone" in refused
+    assert dump(database_url) == before
+    assert f"{schema.head()} (head)" in host.cli("db", "current").stdout
+
+    if table == "referral_codes":
+        host.cli("db", "downgrade", "0001", "--yes")
+    with host.app.app_context():
+        note.drop(host.db.engine)
+    host.cli("db", "downgrade", "base", "--yes")
+    assert not any("referral" in name for name in table_names(host))
 
 
 def test_host_downgrade_to_base_leaves_ours(

@@ -118,25 +118,106 @@ def test_downgraded_supabase_shows_nothing(postgresql_url: str, psql: Psql) -> N
     host.close()
 
 
+LISTED = (
+    "type IN ('deal_payment', 'affiliate_commission', 'withdrawal', 'adjustment')",
+    "type = 'deal_payment'",
+    "type IS NULL OR type = 'withdrawal' OR type IN ('adjustment')",
+)
+MORE = {
+    "type IN ('deal_payment', 'gift', 'it''s')": "allows gift, it''s",
+    "type = 'gift'": "allows gift",
+    "type IN ('deal_payment') OR type = 'gift'": "allows gift",
+    "type <> 'gift'": "is more than a list of values",
+    "type IN ('deal_payment') AND reference_id <> ''": "is more than a list of values",
+    "NOT (type = 'withdrawal')": "is more than a list of values",
+    "lower(type) = 'withdrawal'": "is more than a list of values",
+    "length(type) > 3": "is more than a list of values",
+    "type IN ('deal_payment', 'a' || 'b')": "is more than a list of values",
+}
+
+
+def make_wallet(host: Host, url: str, psql: Psql, rule: str, type_: str = "text") -> None:
+    with host.app.app_context():
+        host.User.__table__.create(host.db.engine)
+    psql(
+        url,
+        f"CREATE TABLE wallet_transactions (user_id int, type {type_} CONSTRAINT "
+        f"wallet_transactions_type_check CHECK ({rule}), reference_type text, reference_id text)",
+    )
+
+
+@pytest.mark.parametrize("type_", ["text", "varchar(40)"])
+@pytest.mark.parametrize("rule", LISTED)
+def test_script_widens_a_list_of_documented_values(
+    postgresql_url: str, host_on: t.Callable[..., Host], psql: Psql, rule: str, type_: str
+) -> None:
+    host = host_on(postgresql_url, migrate=False)
+    make_wallet(host, postgresql_url, psql, rule, type_)
+    text = script(host)
+    psql(postgresql_url, text)
+    psql(postgresql_url, "INSERT INTO wallet_transactions (type) VALUES ('referral_bonus')")
+    psql(postgresql_url, "DELETE FROM wallet_transactions")
+    psql(postgresql_url, downgrade_script(host))
+    # What the script wrote is a list, too, as is what the command makes of one.
+    psql(postgresql_url, text)
+
+
+@pytest.mark.parametrize("type_", ["text", "varchar(40)"])
+@pytest.mark.parametrize("rule", MORE)
+def test_script_refuses_to_drop_what_a_rule_allows(
+    postgresql_url: str,
+    host_on: t.Callable[..., Host],
+    psql: Psql,
+    dump: Dump,
+    rule: str,
+    type_: str,
+) -> None:
+    """Also where no row uses it."""
+    host = host_on(postgresql_url, migrate=False)
+    make_wallet(host, postgresql_url, psql, rule, type_)
+    before = dump(postgresql_url, only="wallet_transactions")
+    said = psql(postgresql_url, script(host), status=3)
+    assert (
+        f"the CHECK wallet_transactions_type_check of wallet_transactions {MORE[rule]}, which this "
+        "script would drop; run flask referral db upgrade or downgrade on the database itself"
+    ) in said
+    assert dump(postgresql_url, only="wallet_transactions") == before
+    # The cure: it goes on where the script stopped, and keeps what was allowed.
+    host.cli("db", "upgrade")
+    after = dump(postgresql_url, only="wallet_transactions")
+    assert after != before
+    said = psql(postgresql_url, script(host, "downgrade", "0003:0002"), status=3)
+    assert "which this script would drop" in said
+    assert dump(postgresql_url, only="wallet_transactions") == after
+
+
+def test_script_undoes_what_the_command_made_of_a_list(
+    postgresql_url: str, host_on: t.Callable[..., Host], psql: Psql
+) -> None:
+    host = host_on(postgresql_url)
+    psql(postgresql_url, downgrade_script(host))
+    psql(postgresql_url, script(host))
+
+
 @pytest.mark.parametrize("direction", ["upgrade", "downgrade"])
 def test_script_keeps_a_wallet_with_other_values(
     postgresql_url: str, host_on: t.Callable[..., Host], psql: Psql, dump: Dump, direction: str
 ) -> None:
     """The documented lists are written only where no row is outside of them."""
     host = host_on(postgresql_url, migrate=False)
-    with host.app.app_context():
-        host.User.__table__.create(host.db.engine)
-    psql(
-        postgresql_url,
-        "CREATE TABLE wallet_transactions (user_id int, type text CONSTRAINT "
-        "wallet_transactions_type_check CHECK (type IN ('deal_payment', 'gift')), "
-        "reference_type text, reference_id text)",
-    )
-    value = "gift"
-    if direction == "downgrade":
+    make_wallet(host, postgresql_url, psql, "type IN ('deal_payment')")
+    if direction == "upgrade":
+        # Such rows a constraint can have that is not valid.
+        psql(
+            postgresql_url,
+            "ALTER TABLE wallet_transactions DROP CONSTRAINT wallet_transactions_type_check;"
+            "INSERT INTO wallet_transactions (type) VALUES ('gift');"
+            "ALTER TABLE wallet_transactions ADD CONSTRAINT wallet_transactions_type_check "
+            "CHECK (type IN ('deal_payment')) NOT VALID",
+        )
+    else:
         psql(postgresql_url, script(host))
-        value = "referral_bonus"
-    psql(postgresql_url, f"INSERT INTO wallet_transactions (type) VALUES ('{value}')")
+        psql(postgresql_url, "INSERT INTO wallet_transactions (type) VALUES ('referral_bonus')")
     before = dump(postgresql_url, only="wallet_transactions")
     text = script(host) if direction == "upgrade" else script(host, "downgrade", "0003:0002")
     if direction == "downgrade":
