@@ -19,19 +19,21 @@ _BOTS = re.compile(
     r"(?<!\bcu)bot(?![a-z])|\brobot|crawl|spider|slurp|scrap[ei]|harvest|archiv"
     # A few old browsers called themselves compatible, too.
     r"|^mozilla/[45]\.0\+?[ (]{1,2}compatible(?!; ?(?:msie|konqueror|dillo))"
-    r"|; ?compatible; (?!msie)"
+    r"|; ?compatible; (?!msie)|^mozilla/[0-3]\."
     # Where to read about it or whom to write to; "com.example" is an Android application.
-    r"|https?:|\bwww\.|[\w.-]@[\w-]+\."
+    r"|https?:|\bwww\.|[\w.-]@[\w-]+\.[a-z]"
     r"|[a-z0-9]\.(?:ai|com|de|eu|fr|info|io|me|net|nu|org|ru|uk)(?![\w.])"
     # What it does. People scan QR codes and see a checkout.
     r"|preview|prefetch|fetch|monitor|uptime|check(?!out)|validat|verif(?:y|ier)|audit|probe"
     r"|(?<!qr)(?<!qr )(?<!code)(?<!code )scan(?:ner)?\b|pingdom|synthetic|lighthouse|detector"
     r"|\bfeed|feed\b|\brss|rss\b|favicon|screenshot|thumbnail|indexer|parser|resolver|retriever"
     r"|linkfinder|lookup|onebox|web ?cop[iy]|sitesucker|optimizer|proxy\b|webhook|-?agent\b|-ai\b"
+    r"|^(?!mozilla).*search"
     # And those that say no more than their name.
     r"|facebookexternalhit|facebookcatalog|meta-external|^whatsapp|^viber$|^bluesky|^tumblr/|^ning/"
     r"|\bgoogle-|-google\b|googleother|googleassociation|github-camo|hatena|daumoa|coccoc"
-    r"|statuscake|site24x7|gtmetrix|ptst/|uptrends|nodeping|silktide|dareboost|catchpoint",
+    r"|statuscake|site24x7|gtmetrix|ptst/|uptrends|nodeping|silktide|dareboost|catchpoint"
+    r"|outbrain|fastmailua|blogtrottr|gigablast|funnelback|productfinder|zgrab|nuzzel|zabbix",
     re.IGNORECASE,
 )
 _HEADLESS = re.compile(r"headless|phantomjs|playwright|puppeteer|selenium|cypress", re.IGNORECASE)
