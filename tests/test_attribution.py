@@ -225,6 +225,14 @@ class TestReasons:
         assert (result.reason, result.click) == (Reason.existing_account, None)
         assert bound(host) == []
 
+    def test_date_with_a_zone_is_no_matter_of_zones(
+        self, make_postgresql: MakeHost, clock: Clock
+    ) -> None:
+        host = make_postgresql()
+        _, code = add_referrer(host)
+        user = add_user_at(host, clock.time - dt.timedelta(hours=1))
+        assert attribute(host, user, visit(host, code)).reason is Reason.existing_account
+
     def test_clocks_that_differ_a_little(self, host: Host, clock: Clock) -> None:
         _, code = add_referrer(host)
         user = add_user_at(host, clock.time - dt.timedelta(seconds=30))

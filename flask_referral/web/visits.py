@@ -29,6 +29,7 @@ if t.TYPE_CHECKING:
 # "Sec-Purpose" is in the Fetch standard; the others are what browsers sent before it.
 _PURPOSE_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
 _AHEAD_OF_TIME = ("prefetch", "prerender", "preview")
+_VISITED_AT = "flask_referral.visited_at"
 _REPEATED = "the visitor's was counted before (REFERRAL_DEDUPE_SECONDS)"
 _UNKNOWN = "the code is nobody's"
 _UNKNOWN_OR_OWN = "the code is nobody's, or the visitor's own"
@@ -98,7 +99,8 @@ def _visit(code: str) -> Visit:
     headers = request.headers
     return Visit(
         code=code,
-        at=clock.now(),
+        # A visit that is asked for twice is one click also where the window ends in between.
+        at=request.environ.setdefault(_VISITED_AT, clock.now()),
         address=request.remote_addr,
         user_agent=clicks.clean_text(headers.get("User-Agent"), clicks.USER_AGENT_LENGTH),
         referrer_url=clicks.clean_referrer(headers.get("Referer"), request.host),

@@ -33,13 +33,15 @@ class SignUps:
         self.host = host
         self.reasons: list[Reason] = []
         self.statements: list[str] = []
+        self.values: dict[str, t.Any] = {"name": "new"}
         self.fails = False
+        self.then: t.Callable[[], None] = lambda: None
         host.app.add_url_rule("/signup", view_func=self.sign_up, methods=["GET", "POST"])
         host.app.add_url_rule("/page", "page", view_func=lambda: "page")
         host.app.add_url_rule("/login", "login", view_func=lambda: host.referral.carry())
 
     def sign_up(self) -> str:
-        user = self.host.User(name="new")
+        user = self.host.User(**self.values)
         session = self.host.db.session
         session.add(user)
         session.flush()
@@ -50,6 +52,7 @@ class SignUps:
             session.rollback()
         else:
             session.commit()
+        self.then()
         return "welcome"
 
     def bound(self) -> list[bool]:
@@ -109,6 +112,15 @@ def test_a_link_that_signs_up_at_once(sign_ups: SignUps, code: str) -> None:
     assert told == [f"click through {code}", f"sign-up through {code}"]
     [row] = clicks(sign_ups.host)
     assert cookie_value(answer).split(".")[2] == row.id.hex
+
+
+def test_one_click_also_at_midnight(sign_ups: SignUps, code: str, clock: Clock) -> None:
+    clock.time = clock.time.replace(hour=23, minute=59)
+    sign_ups.values = {"created_at": clock.time}
+    sign_ups.then = lambda: clock.turn(minutes=2)
+    browser(sign_ups.host).get(f"/signup?ref={code}")
+    assert sign_ups.reasons == [Reason.attributed]
+    assert sign_ups.bound() == [True]
 
 
 def test_a_sign_up_that_is_rolled_back_leaves_a_click(sign_ups: SignUps, code: str) -> None:
