@@ -30,7 +30,7 @@ if t.TYPE_CHECKING:
 _PURPOSE_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
 _AHEAD_OF_TIME = ("prefetch", "prerender", "preview")
 _VISITED_AT = "flask_referral.visited_at"
-_REPEATED = "the visitor's was counted before (REFERRAL_DEDUPE_SECONDS)"
+_REPEATED = "the visitor was counted before (REFERRAL_DEDUPE_SECONDS)"
 _UNKNOWN = "the code is nobody's"
 _UNKNOWN_OR_OWN = "the code is nobody's, or the visitor's own"
 
