@@ -5,6 +5,7 @@ Nothing here may break a page: what goes wrong is logged, and the page is served
 
 from __future__ import annotations
 
+import datetime as dt
 import typing as t
 
 from flask import current_app
@@ -46,11 +47,11 @@ def capture(state: State, response: Response, code: str) -> None:
             return
         settings = state.settings
         remembered = cookies.current_touch(settings)
-        visit = _visit(code)
-        if remembered and clicks.is_repetition(remembered, visit, settings.dedupe_seconds):
+        at = _visited_at()
+        if remembered and clicks.is_repetition(remembered, code, at, settings.dedupe_seconds):
             log_uncounted(code, _REPEATED)
             return
-        visit = dataclasses.replace(visit, visitor_id=_visitor_id(state))
+        visit = _visit(code, _visitor_id(state))
         touch = _record(state, response, visit)
         if touch is not None and (remembered is None or settings.touch == "last"):
             cookies.write(response, touch, settings, visit.at)
@@ -77,7 +78,7 @@ def of_this_request(state: State) -> Visit | None:
         return None
     is_kept = remembered is not None and (
         state.settings.touch == "first"
-        or clicks.is_repetition(remembered, visit, state.settings.dedupe_seconds)
+        or clicks.is_repetition(remembered, code, visit.at, state.settings.dedupe_seconds)
     )
     return None if is_kept else visit
 
@@ -95,15 +96,21 @@ def log_uncounted(code: str | None, reason: str) -> None:
     )
 
 
-def _visit(code: str) -> Visit:
+def _visited_at() -> dt.datetime:
+    # A visit that is asked for twice is one click also where the window ends in between.
+    at: dt.datetime = request.environ.setdefault(_VISITED_AT, clock.now())
+    return at
+
+
+def _visit(code: str, visitor_id: t.Any = None) -> Visit:
     headers = request.headers
     return Visit(
         code=code,
-        # A visit that is asked for twice is one click also where the window ends in between.
-        at=request.environ.setdefault(_VISITED_AT, clock.now()),
+        at=_visited_at(),
         address=request.remote_addr,
         user_agent=clicks.clean_text(headers.get("User-Agent"), clicks.USER_AGENT_LENGTH),
         referrer_url=clicks.clean_referrer(headers.get("Referer"), request.host),
+        visitor_id=visitor_id,
     )
 
 
