@@ -18,8 +18,11 @@ from . import clicks
 from . import signals
 from .clicks import Click
 from .clicks import Touch
+from .clicks import Visit
 from .clock import as_utc
 from .clock import SKEW
+from .clock import WESTERNMOST
+from .clock import ZONE_STEP
 from .db import sql
 from .db.models import Models
 from .errors import AttributionRefused
@@ -36,6 +39,8 @@ class Outcome(t.NamedTuple):
     click: Click | None = None
     referrer_id: t.Any = None
     code: str | None = None
+    #: Whether the click is the visit of this very request, recorded now.
+    is_new_visit: bool = False
 
 
 def attribute(
@@ -47,6 +52,7 @@ def attribute(
     touch: Touch | None,
     code: str | None,
     now: dt.datetime,
+    visit: Visit | None = None,
 ) -> Outcome:
     """Bind a visit, or a typed code, to a user. At most two statements unless others race.
 
@@ -54,6 +60,8 @@ def attribute(
     :param touch: what the visitor's browser remembers, or None.
     :param code: a code that was typed, normalised; it goes before the visit. A visit through
         the same code is used for it.
+    :param visit: the visit of ``touch``, where it is this very request's: its click is recorded
+        here, bound, unless it was before.
     :raises UnknownUser: where there is no such user.
     """
     if touch is None and code is None:
@@ -79,13 +87,23 @@ def attribute(
     if refused is not None:
         return Outcome(refused, referrer_id=found.owner_id, code=sought)
 
-    row = None
-    if touch is not None and _is_free(found, sought, now, window):
+    row, is_unrecorded = None, visit is not None and found.click_code is None
+    if touch is not None and visit is not None and is_unrecorded:
+        values = _values_of(visit, touch, settings)
+        row = _insert_bound(db, models, sought, user_id, now, **values)
+    is_new_visit = row is not None
+    # Another request of the visitor's may have recorded it just now.
+    if (
+        row is None
+        and touch is not None
+        and (is_unrecorded or _is_free(found, sought, now, window))
+    ):
         row = _bind(db, models, user=user_id, click=touch.click_id, now=now).first()
     # The visit's row was bound for another user of the same computer, was purged, or never was.
     row = row or _insert_bound(db, models, sought, user_id, now)
     if row is not None:
-        return _bound(AttributionReason.attributed, Click._make(row))
+        outcome = _bound(AttributionReason.attributed, Click._make(row))
+        return outcome._replace(is_new_visit=is_new_visit)
     row = _select_bound(db, models, user=user_id).first()
     if row is None:
         return Outcome(AttributionReason.unknown_code, code=sought)
@@ -93,7 +111,10 @@ def attribute(
 
 
 def announce(user_id: t.Any, outcome: Outcome, session: Session) -> None:
-    """Tell of a user who was bound, when the session commits."""
+    """Tell of a user who was bound, and of a new click, when the session commits."""
+    if outcome.is_new_visit and outcome.click is not None:
+        values = {"click_id": outcome.click.id, "code": outcome.code}
+        signals.send_after_commit(session, signals.click_recorded, **values)
     if outcome.reason is AttributionReason.attributed:
         signals.send_after_commit(
             session,
@@ -152,6 +173,17 @@ def is_in_window(at: dt.datetime, now: dt.datetime, window: dt.timedelta) -> boo
     return -SKEW <= now - at < window
 
 
+def created_column(key: sa.Column[t.Any], name: str | None) -> sa.ColumnElement[t.Any] | None:
+    """Return the column that says when accounts were made; None where there is no such one."""
+    for column in key.table.columns:
+        type_: t.Any = column.type
+        # A type of the host's own may make anything of the moment; here it is read plainly.
+        plain = type_.impl_instance if isinstance(type_, sa.TypeDecorator) else type_
+        if column.name == name and isinstance(plain, sa.DateTime):
+            return sa.type_coerce(column, plain)
+    return None
+
+
 class _Found(t.NamedTuple):
     """All that decides about a user's attribution."""
 
@@ -186,9 +218,26 @@ def _refusal(
     if by_visit and clicked_at is not None and not is_in_window(clicked_at, now, window):
         return AttributionReason.window_over
     oldest = touch.at if touch is not None and by_visit else now - window
-    if found.born is not None and as_utc(found.born) < oldest - SKEW:
+    if found.born is not None and _existed_before(oldest, found.born, now):
         return AttributionReason.existing_account
     return None
+
+
+def _existed_before(moment: dt.datetime, born: dt.datetime, now: dt.datetime) -> bool:
+    """Whether an account is older than a moment, whatever zone its date was written in.
+
+    A date without a zone may be UTC or, from ``datetime.now``, any server's local time. West of
+    UTC that looks older than it is: the account is no older than the moment if there is an offset
+    by which it was made between then and now.
+    """
+    earliest, written = moment - SKEW, as_utc(born)
+    if written >= earliest:
+        return False
+    if born.tzinfo is not None:
+        return True
+    # The first of the possible times that is not too early.
+    offset = -((written - earliest) // ZONE_STEP) * ZONE_STEP
+    return offset > WESTERNMOST or written + offset > now + SKEW
 
 
 def _is_free(found: _Found, code: str, now: dt.datetime, window: dt.timedelta) -> bool:
@@ -203,13 +252,13 @@ def _is_free(found: _Found, code: str, now: dt.datetime, window: dt.timedelta) -
 def _look_up(
     db: sa.Connection,
     models: Models,
-    created_column: str | None,
+    created_name: str | None,
     user_id: t.Any,
     code: str,
     touch: Touch | None = None,
 ) -> _Found | None:
     """Lock the user for attribution, and read all that decides about it in one row."""
-    row = _looking_up(created_column)(
+    row = _looking_up(created_name)(
         db,
         models,
         user=user_id,
@@ -227,14 +276,15 @@ def _look_up(
 
 # The column is a setting, and several applications may share the models.
 @functools.cache
-def _looking_up(created_column: str | None) -> sql.Statement:
+def _looking_up(created_name: str | None) -> sql.Statement:
     def build(models: Models, dialect: str) -> sa.Executable:
         key = models.user_key
         bound = models.ReferralClick.__table__.alias("bound")
         seen = models.ReferralClick.__table__.alias("seen")
         owner = models.ReferralCode.__table__
+        created = created_column(key, created_name)
         columns = [
-            _born(key, created_column),
+            created if created is not None else sa.null(),
             owner.c.user_id,
             seen.c.referral_code,
             seen.c.referred_user_id,
@@ -253,16 +303,6 @@ def _looking_up(created_column: str | None) -> sql.Statement:
         return sa.select(*columns).select_from(joined).where(is_it)
 
     return sql.statement(build)
-
-
-def _born(key: sa.Column[t.Any], name: str | None) -> sa.ColumnElement[t.Any]:
-    for column in key.table.columns:
-        type_: t.Any = column.type
-        # A type of the host's own may make anything of the moment; here it is read plainly.
-        plain = type_.impl_instance if isinstance(type_, sa.TypeDecorator) else type_
-        if column.name == name and isinstance(plain, sa.DateTime):
-            return sa.type_coerce(column, plain)
-    return sa.null()
 
 
 def _columns(click: sa.FromClause) -> list[sa.ColumnElement[t.Any]]:
@@ -287,10 +327,20 @@ def _bind(models: Models, dialect: str) -> sa.Executable:
     )
 
 
+def _values_of(visit: Visit, touch: Touch, settings: Settings) -> dict[str, t.Any]:
+    return {
+        "click": touch.click_id,
+        "referrer": visit.referrer_url,
+        "agent": visit.user_agent,
+        "address": clicks.hash_address(visit.address, settings.ip_key, visit.at),
+    }
+
+
 def _insert_bound(
-    db: sa.Connection, models: Models, code: str, user_id: t.Any, now: dt.datetime
+    db: sa.Connection, models: Models, code: str, user_id: t.Any, now: dt.datetime, **visit: t.Any
 ) -> t.Any:
-    values = {"click": clicks.new_id(now), "code": code, "user": user_id, "now": now}
+    typed = {"click": clicks.new_id(now), "referrer": None, "agent": None, "address": None}
+    values = {**typed, "code": code, "user": user_id, "now": now, **visit}
     return _insert(db, models, **values).first()
 
 
@@ -306,6 +356,9 @@ def _insert(models: Models, dialect: str) -> sa.Executable:
         "referred_user_id": user,
         "clicked_at": sql.parameter("now", click.c.clicked_at),
         "bound_at": sql.parameter("now", click.c.bound_at),
+        "referrer_url": sql.parameter("referrer", click.c.referrer_url),
+        "user_agent": sql.parameter("agent", click.c.user_agent),
+        "ip_hash": sql.parameter("address", click.c.ip_hash),
     }
     row = sa.select(*values.values()).where(
         owner.code == sql.parameter("code", owner.code), owner.user_id != user

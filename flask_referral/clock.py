@@ -6,6 +6,9 @@ import datetime as dt
 
 #: How far apart two servers' clocks may be before their times are called a contradiction.
 SKEW = dt.timedelta(seconds=60)
+#: What the offsets of time zones are multiples of, and the farthest behind UTC.
+ZONE_STEP = dt.timedelta(minutes=15)
+WESTERNMOST = dt.timedelta(hours=12)
 
 
 def now() -> dt.datetime:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import re
 import typing as t
 import uuid
 
@@ -17,16 +16,13 @@ from .db import sql
 from .db.models import Models
 from .errors import CodeExhausted
 from .errors import UnknownUser
+from .spelling import ALPHABET
+from .spelling import LENGTH
+from .spelling import normalize_code
 
-#: 32 symbols that cannot be mistaken for one another: no 0 and O, no 1 and I.
-ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
-LENGTH = 8
+__all__ = ["ALPHABET", "LENGTH", "generate_referral_code", "normalize_code"]
+
 ATTEMPTS = 5
-
-_CODE = re.compile(f"[{ALPHABET}]{{{LENGTH}}}")
-_SEPARATORS = re.compile(r"[\s\-\u2010-\u2015]+")
-# Long enough for a code with a separator after each symbol; anything longer is no code.
-_LONGEST_INPUT = 64
 
 
 def generate_referral_code() -> str:
@@ -36,22 +32,6 @@ def generate_referral_code() -> str:
     """
     code: str = generate(ALPHABET, LENGTH)
     return code
-
-
-def normalize_code(text: str | None) -> str | None:
-    """Return the code that somebody typed or clicked, as it is stored.
-
-    Spaces and dashes are dropped and letters become upper case.
-
-    :param text: anything from outside.
-    :return: eight symbols of :data:`ALPHABET`, or None where the text can be no code.
-    """
-    if not isinstance(text, str) or len(text) > _LONGEST_INPUT:
-        return None
-    # Some letters outside ASCII are raised to letters of the alphabet.
-    code = _SEPARATORS.sub("", text)
-    code = code.upper() if code.isascii() else code
-    return code if _CODE.fullmatch(code) else None
 
 
 class Code(t.NamedTuple):

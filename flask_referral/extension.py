@@ -60,9 +60,9 @@ from .rls import acting as rls
 from .settings import Settings
 from .web import api
 from .web import auto
-from .web import cookies
 from .web import links
 from .web import reports
+from .web import sign_ups
 
 IdentityLoaderT = t.TypeVar("IdentityLoaderT", bound=IdentityLoader)
 ConsentLoaderT = t.TypeVar("ConsentLoaderT", bound=ConsentLoader)
@@ -261,8 +261,9 @@ class Referral:
     def attribute(self, user: t.Any, code: str | None = None) -> Attribution:
         """Bind the visit that led to a sign-up, or a typed code, to the new user.
 
-        The visit is the one in this request's cookie. The cookie stays: a second person may sign
-        up on the same computer, and then gets a click of his own. Flushes, never commits.
+        The visit is this request's own, where its query brings a code, else the one in its cookie.
+        The cookie stays: a second person may sign up on the same computer, and then gets a click
+        of his own. Flushes, never commits.
 
         :param user: a user object or a user id.
         :param code: what the user typed, which goes before the visit, or what :meth:`carry`
@@ -274,16 +275,8 @@ class Referral:
         state = self.state
         user_id = identity.user_id(state, user)
         session = _flushed_session(state)
-        touch, typed = cookies.sign_up_touch(state.settings, code)
-        outcome = attribution.attribute(
-            state.models.connection(session),
-            state.models,
-            state.settings,
-            user_id,
-            touch=touch,
-            code=typed,
-            now=clock.now(),
-        )
+        brought = sign_ups.brought(state, code)
+        outcome = sign_ups.bind(state, state.models.connection(session), user_id, brought)
         attribution.announce(user_id, outcome, session)
         click = outcome.click and attach(
             session, state.models.ReferralClick, **outcome.click._asdict()
@@ -298,7 +291,7 @@ class Referral:
 
         :return: about 100 characters that are safe in a URL; empty where there is no visit.
         """
-        return cookies.carry(self.state.settings)
+        return sign_ups.carry(self.state)
 
     def convert(
         self,

@@ -173,6 +173,7 @@ def make_application(
     schema: str | None = None,
     positive_wallet: bool = False,
     bind_key: str | None = None,
+    naive: bool = False,
     **config: t.Any,
 ) -> Application:
     """Build an application whose tables do not exist yet; see :func:`make_host`."""
@@ -184,7 +185,7 @@ def make_application(
         __bind_key__ = bind_key
         id = key_column(key)
         name = sa.Column(sa.Text)
-        created_at = sa.Column(sa.DateTime(timezone=True), server_default=sa.func.now())
+        created_at = sa.Column(sa.DateTime(timezone=not naive), server_default=sa.func.now())
 
     wallet_model = None
     if wallet:
@@ -210,8 +211,8 @@ def make_host(
 
     :param options: ``key``, one of :data:`KEYS`; ``convention``, whether the host's metadata has
         a naming convention; ``wallet``, whether it has one; ``schema``, its metadata's;
-        ``bind_key``, the name of the database of users and wallet; and settings of the
-        application.
+        ``bind_key``, the name of the database of users and wallet; ``naive``, whether
+        ``created_at`` has no time zone; and settings of the application.
     """
     host = make_application(url, **options)
     referral = Referral()

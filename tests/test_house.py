@@ -18,7 +18,7 @@ FLOORS = (
     ("web", "doctor"),
     ("payments", "rls", "upkeep"),
     ("codes", "clicks", "attribution", "conversions", "wallet", "stats", "host", "schema"),
-    ("settings", "errors", "results", "signals", "clock", "db"),
+    ("settings", "errors", "results", "signals", "clock", "spelling", "db"),
 )
 STATIONS = {"codes", "clicks", "attribution", "conversions", "wallet", "stats"}
 #: Rooms that import less than their floor would let them.
@@ -26,6 +26,7 @@ NARROW: dict[str, set[str]] = {
     **{station: {*STATIONS, *FLOORS[-1]} for station in STATIONS},
     "errors": set(),
     "clock": set(),
+    "spelling": set(),
     "signals": set(),
     "settings": {"errors"},
     "results": {"errors", "db"},

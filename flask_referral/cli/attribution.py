@@ -28,7 +28,7 @@ def reattribute(user: str, code: str, yes: bool, as_json: bool) -> None:
     """Bind USER to another referrer's CODE."""
     current = state()
     user_id = identity.convert_key(current.models.user_key, user)
-    normalized = codes.normalize_code(code)
+    normalized = codes.normalize_code(code, current.settings.query_param)
     if normalized is None:
         raise AttributionRefused(
             f"{code!r} is no referral code; one has {codes.LENGTH} letters and digits."

@@ -17,6 +17,7 @@ from . import configuration
 from . import database
 from . import life
 from . import row_security
+from . import visits
 from . import wallet
 from .findings import Check
 from .findings import fault
@@ -37,6 +38,7 @@ CHECKS: tuple[Check, ...] = (
     *wallet.CHECKS,
     *books.CHECKS,
     *life.CHECKS,
+    *visits.CHECKS,
 )
 
 _CURE = "Mend that, where need be by giving the application's login the right to read, and repeat."

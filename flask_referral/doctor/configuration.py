@@ -60,12 +60,13 @@ def secret_key(patient: Patient) -> t.Iterator[Finding]:
 
 
 def ip_key(patient: Patient) -> t.Iterator[Finding]:
-    """Whether visitors are told apart without storing their addresses."""
+    """Whether what is kept of addresses can be compared, and by nobody turned back into them."""
     key = patient.state.settings.ip_key
     if key is None:
         yield warning(
-            "REFERRAL_IP_KEY is not set: clicks are stored without ip_hash, and visitors with the "
-            "same browser cannot be told apart.",
+            "REFERRAL_IP_KEY is not set: clicks are stored without ip_hash. Visitors are told "
+            "apart by their addresses all the same, but nobody can see later that many clicks "
+            "came from one, or that a proxy's address stands for all.",
             f"Set it to a secret of its own, as made by {_NEW_KEY}.",
         )
     elif len(key) < SHORTEST_KEY:

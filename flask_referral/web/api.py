@@ -40,7 +40,9 @@ def create_blueprint() -> Blueprint:
     blueprint.after_request(_no_store)
     blueprint.post("/generate")(generate)
     blueprint.get("/stats")(stats)
+    # A pasted link has slashes; of the two kinds of variables only the other takes line breaks.
     blueprint.get("/codes/<code>")(check_code)
+    blueprint.get("/codes/<path:code>")(check_code)
     blueprint.post("/webhooks/<provider>", endpoint="webhook")(webhooks.receive)
     exempt_webhooks(blueprint, "webhook")
     return blueprint
@@ -89,10 +91,10 @@ def stats() -> ResponseReturnValue:
 
 def check_code(code: str) -> ResponseReturnValue:
     """Say whether somebody has this code; of the owner nothing is told."""
-    normalized = codes.normalize_code(code)
+    state = current_state()
+    normalized = codes.normalize_code(code, state.settings.query_param)
     valid = False
     if normalized is not None:
-        state = current_state()
         with database.reading(state) as connection:
             valid = clicks.is_known(connection, state.models, normalized)
     shown = normalized or clicks.clean_text(code, _LONGEST_SHOWN) or ""

@@ -12,11 +12,10 @@ from sqlalchemy.orm import Mapper
 from sqlalchemy.orm import object_session
 
 from .. import attribution
-from .. import clock
 from ..errors import ConfigurationError
 from ..host.state import current_state
 from ..host.state import EXTENSION_KEY
-from . import cookies
+from . import sign_ups
 
 
 def listen(user_model: t.Any) -> None:
@@ -41,21 +40,13 @@ def _bind_visit(mapper: Mapper[t.Any], connection: sa.Connection, user: t.Any) -
         # Another application of this process may share the class.
         if not state.settings.auto_attribute or state.models.user_key.table not in mapper.tables:
             return
-        touch = cookies.current_touch(state.settings)
-        if touch is None:
+        brought = sign_ups.brought(state, None)
+        if brought.touch is None and brought.visit is None:
             return
         # A failure here must not fail the host's flush.
         user_id = getattr(user, state.user_attribute)
         with connection.begin_nested():
-            outcome = attribution.attribute(
-                connection,
-                state.models,
-                state.settings,
-                user_id,
-                touch=touch,
-                code=None,
-                now=clock.now(),
-            )
+            outcome = sign_ups.bind(state, connection, user_id, brought)
         if (session := object_session(user)) is not None:
             attribution.announce(user_id, outcome, session)
     except Exception:

@@ -10,7 +10,6 @@ import typing as t
 import uuid
 
 from flask import current_app
-from flask import has_request_context
 from flask import request
 from flask import Response
 from itsdangerous import BadSignature
@@ -18,7 +17,6 @@ from itsdangerous import Signer
 
 from .. import attribution
 from .. import clock
-from .. import codes
 from ..clicks import Touch
 from ..errors import ConfigurationError
 
@@ -29,11 +27,8 @@ CARRIED = b"flask-referral carried visit"
 
 # Version, code, the click's id, seconds since 1970 (UTC); then itsdangerous' signature.
 _TOUCH = re.compile(r"1\.([2-9A-HJ-NP-Z]{8})\.([0-9a-f]{32})\.([0-9]{1,12})", re.ASCII)
+_SIGNED = re.compile(f"{_TOUCH.pattern}[.]", re.ASCII)
 _LONGEST = 256
-#: A typed text that can be nobody's code.
-NO_CODE = ""
-# A browser sends several cookies of one name where a parent domain has set one too.
-_MOST = 4
 
 
 def secret() -> bytes:
@@ -45,11 +40,18 @@ def secret() -> bytes:
 
 
 def read(settings: Settings) -> Touch | None:
-    """Return the visit in this request's cookie, however old; None where it holds none of ours."""
-    for value in request.cookies.getlist(settings.cookie_name)[:_MOST]:
-        if (touch := verify(value, COOKIE)) is not None:
-            return touch
-    return None
+    """Return the visit in this request's cookies; None where they hold none of ours.
+
+    A browser sends several of one name where a parent domain has set one too. Of those that count
+    it is the newest, or with touch ``first`` the oldest; where none does, the newest of all.
+    """
+    values = request.cookies.getlist(settings.cookie_name)
+    touches = [touch for value in values if (touch := verify(value, COOKIE)) is not None]
+    if len(touches) < 2:
+        return touches[0] if touches else None
+    counting = [touch for touch in touches if _counts(touch, settings)]
+    choose = min if counting and settings.touch == "first" else max
+    return choose(counting or touches, key=lambda touch: touch.at)
 
 
 def write(response: Response, touch: Touch, settings: Settings, now: dt.datetime) -> None:
@@ -67,34 +69,9 @@ def write(response: Response, touch: Touch, settings: Settings, now: dt.datetime
 
 
 def current_touch(settings: Settings) -> Touch | None:
-    """Return the visit in this request's cookie while it counts."""
+    """Return the visit in this request's cookies while it counts."""
     touch = read(settings)
-    window = dt.timedelta(seconds=settings.cookie_max_age)
-    if touch is None or not attribution.is_in_window(touch.at, clock.now(), window):
-        return None
-    return touch
-
-
-def carry(settings: Settings) -> str:
-    """Return the visit in this request's cookie as text to carry elsewhere, or nothing."""
-    touch = current_touch(settings) if has_request_context() else None
-    return sign(touch, CARRIED) if touch is not None else ""
-
-
-def sign_up_touch(settings: Settings, code: str | None) -> tuple[Touch | None, str | None]:
-    """Return the visit and the typed code that a sign-up comes with.
-
-    :param code: what was typed or carried; what is neither comes back as :data:`NO_CODE`.
-    """
-    if code is not None and code.strip():
-        normalized = codes.normalize_code(code)
-        carried = verify(code.strip(), CARRIED) if normalized is None else None
-        if carried is not None:
-            return carried, None
-        if normalized is None:
-            return None, NO_CODE
-        return (read(settings) if has_request_context() else None), normalized
-    return (read(settings) if has_request_context() else None), None
+    return touch if touch is not None and _counts(touch, settings) else None
 
 
 def sign(touch: Touch, salt: bytes) -> str:
@@ -103,9 +80,14 @@ def sign(touch: Touch, salt: bytes) -> str:
     return _signer(salt).sign(value).decode()
 
 
+def is_signed(text: str) -> bool:
+    """Whether a text looks like what :func:`sign` makes; that says nothing of its signature."""
+    return len(text) <= _LONGEST and _SIGNED.match(text) is not None
+
+
 def verify(text: str, salt: bytes) -> Touch | None:
     """Return the visit that :func:`sign` made this text of; None for any other text."""
-    if len(text) > _LONGEST or not text.isascii():
+    if not is_signed(text) or not text.isascii():
         return None
     try:
         value = _signer(salt).unsign(text).decode()
@@ -120,6 +102,11 @@ def verify(text: str, salt: bytes) -> Touch | None:
     except (OverflowError, ValueError):
         return None
     return Touch(uuid.UUID(click_id), code, at)
+
+
+def _counts(touch: Touch, settings: Settings) -> bool:
+    window = dt.timedelta(seconds=settings.cookie_max_age)
+    return attribution.is_in_window(touch.at, clock.now(), window)
 
 
 def _signer(salt: bytes) -> Signer:

@@ -20,21 +20,23 @@ from werkzeug.routing import BuildError
 from .. import codes
 from ..errors import ConfigurationError
 from ..host.state import current_state
+from . import query
 from . import visits
 
 if t.TYPE_CHECKING:
     from ..host.state import State
     from ..settings import Settings
-# What messengers and sentences leave behind a link.
-_STRAY = "/.,;:!?)]}>'\"*_"
 _LONGEST_QUERY = 2048
+_OURS = f"{__name__.partition('.')[0]}."
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def create_blueprint() -> Blueprint:
     """Build the blueprint ``referral_links``."""
     blueprint = Blueprint("referral_links", __name__)
-    blueprint.add_url_rule("/<path:code>", view_func=follow, methods=["GET"])
+    # Mangled links have slashes and line breaks; no kind of variable takes both.
+    for rule in ("/<code>", "/<path:code>"):
+        blueprint.add_url_rule(rule, view_func=follow, methods=["GET"])
     blueprint.after_app_request(capture_from_query)
     return blueprint
 
@@ -47,9 +49,11 @@ def follow(code: str) -> Response:
     response.headers["Referrer-Policy"] = "strict-origin-when-cross-origin"
     response.headers["X-Robots-Tag"] = "noindex"
     response.vary.add("Cookie")
-    normalized = codes.normalize_code(code.rstrip(_STRAY))
+    normalized = codes.normalize_code(code, state.settings.query_param)
     if normalized is not None:
         visits.capture(state, response, normalized)
+    else:
+        visits.log_uncounted(code, "that is no code")
     return response
 
 
@@ -79,17 +83,32 @@ def capture_from_query(response: Response) -> Response:
 
 
 def _code_in_query(state: State, response: Response) -> str | None:
-    endpoint = request.endpoint
-    if (
-        endpoint is None
-        or request.method != "GET"
-        or response.status_code >= 400
-        or endpoint.rpartition(".")[2] == "static"
-        or current_app.view_functions.get(endpoint) is follow
-        or request.path.startswith(f"{state.settings.url_prefix}/")
-    ):
+    values = query.given(state.settings)
+    if not values:
         return None
-    return codes.normalize_code(request.args.get(state.settings.query_param))
+    if (reason := _why_no_page(response)) is not None:
+        visits.log_uncounted(values[0], reason)
+        return None
+    code = query.first_code(values, state.settings)
+    if code is None:
+        visits.log_uncounted(values[0], "that is no code")
+    return code
+
+
+def _why_no_page(response: Response) -> str | None:
+    """Return why what was asked for is no page of the host's; None where it is one."""
+    endpoint = request.endpoint
+    if request.method != "GET":
+        return "its method is not GET"
+    if endpoint is None or response.status_code >= 400:
+        return f"the answer is {response.status_code}"
+    if endpoint.rpartition(".")[2] == "static":
+        return "a static file is no page"
+    blueprint = current_app.blueprints.get(request.blueprint or "")
+    # The host may have mounted ours where it likes.
+    if blueprint is not None and blueprint.import_name.startswith(_OURS):
+        return "a referral route is no page of the host's"
+    return None
 
 
 def _landing_url(settings: Settings) -> str:
@@ -97,17 +116,33 @@ def _landing_url(settings: Settings) -> str:
 
     A parameter that the setting has itself stays as it is.
     """
+    landing = settings.landing_url
+    if landing.startswith("/"):
+        landing = f"{_mount_point()}{landing}"
     if not request.environ.get("QUERY_STRING"):
-        return settings.landing_url
-    parts = urlsplit(settings.landing_url)
+        return landing
+    parts = urlsplit(landing)
     own = parse_qsl(parts.query, keep_blank_values=True)
     taken = {name for name, _ in own} | {settings.query_param}
-    brought = [item for item in request.args.items(multi=True) if item[0] not in taken]
-    query = urlencode(brought)
-    if not brought or len(query) > _LONGEST_QUERY:
-        return settings.landing_url
-    query = f"{parts.query}&{query}" if parts.query else query
-    return urlunsplit(parts._replace(query=query))
+    # Of "&amp;", as it stands in a page's source, the rest comes with the name.
+    items = ((name.removeprefix("amp;"), value) for name, value in request.args.items(multi=True))
+    brought = [item for item in items if item[0] not in taken]
+    carried = urlencode(brought)
+    if not brought or len(carried) > _LONGEST_QUERY:
+        return landing
+    carried = f"{parts.query}&{carried}" if parts.query else carried
+    return urlunsplit(parts._replace(query=carried))
+
+
+def _mount_point() -> str:
+    """Return the path that the host is mounted below, as ``/shop``; empty at the root.
+
+    WSGI names it ``SCRIPT_NAME``. Behind a proxy that cuts it off and does not say so, Flask's
+    ``APPLICATION_ROOT`` does.
+    """
+    below = request.script_root.strip("/") if has_request_context() else ""
+    below = below or str(current_app.config.get("APPLICATION_ROOT") or "").strip("/")
+    return f"/{below}" if below else ""
 
 
 def share_link(state: State, code: str) -> str:
@@ -144,10 +179,9 @@ def _base_url(settings: Settings) -> str:
         return settings.base_url
     config = current_app.config
     if config.get("SERVER_NAME"):
-        root = (config.get("APPLICATION_ROOT") or "/").rstrip("/")
-        return f"{config['PREFERRED_URL_SCHEME']}://{config['SERVER_NAME']}{root}"
+        return f"{config['PREFERRED_URL_SCHEME']}://{config['SERVER_NAME']}{_mount_point()}"
     if has_request_context() and _is_host_trusted():
-        return request.root_url.rstrip("/")
+        return f"{request.host_url.rstrip('/')}{_mount_point()}"
     raise ConfigurationError(
         "The address of share links is not known, and a request's Host header is anybody's to "
         "write: set REFERRAL_BASE_URL = 'https://your.site' (or SERVER_NAME, or TRUSTED_HOSTS "

@@ -5,6 +5,7 @@ Nothing here may break a page: what goes wrong is logged, and the page is served
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import typing as t
 
@@ -22,6 +23,7 @@ from ..host import identity
 from . import bots
 from . import connections as database
 from . import cookies
+from . import query
 from .errors import is_the_hosts
 
 if t.TYPE_CHECKING:
@@ -29,6 +31,10 @@ if t.TYPE_CHECKING:
 # "Sec-Purpose" is in the Fetch standard; the others are what browsers sent before it.
 _PURPOSE_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
 _AHEAD_OF_TIME = ("prefetch", "prerender", "preview")
+_VISITED_AT = "flask_referral.visited_at"
+_REPEATED = "the visitor was counted before (REFERRAL_DEDUPE_SECONDS)"
+_UNKNOWN = "the code is nobody's"
+_UNKNOWN_OR_OWN = "the code is nobody's, or the visitor's own"
 
 
 def capture(state: State, response: Response, code: str) -> None:
@@ -37,23 +43,19 @@ def capture(state: State, response: Response, code: str) -> None:
     :param code: a normalised code, which may be nobody's.
     """
     try:
-        if not _is_visit(state):
+        if (reason := _why_not(state)) is not None:
+            log_uncounted(code, reason)
             return
-        settings, headers, now = state.settings, request.headers, clock.now()
+        settings = state.settings
         remembered = cookies.current_touch(settings)
-        if remembered and clicks.is_repetition(remembered, code, now, settings.dedupe_seconds):
+        at = _visited_at()
+        if remembered and clicks.is_repetition(remembered, code, at, settings.dedupe_seconds):
+            log_uncounted(code, _REPEATED)
             return
-        visit = Visit(
-            code=code,
-            at=now,
-            address=request.remote_addr,
-            user_agent=clicks.clean_text(headers.get("User-Agent"), clicks.USER_AGENT_LENGTH),
-            referrer_url=clicks.clean_referrer(headers.get("Referer"), request.host),
-            visitor_id=_visitor_id(state),
-        )
+        visit = _visit(code, _visitor_id(state))
         touch = _record(state, response, visit)
         if touch is not None and (remembered is None or settings.touch == "last"):
-            cookies.write(response, touch, settings, now)
+            cookies.write(response, touch, settings, visit.at)
     except Exception as error:
         current_app.logger.log(
             _level(error),
@@ -63,18 +65,99 @@ def capture(state: State, response: Response, code: str) -> None:
         )
 
 
-def _is_visit(state: State) -> bool:
+def of_this_request(state: State) -> Visit | None:
+    """Return the visit that this request is by its query, before it is answered and recorded.
+
+    It is asked for where the host binds a new user, so that a form's POST or a script's counts,
+    too. None where the cookie proves that it was recorded, and where it remembers a first touch.
+    """
+    try:
+        values = query.given(state.settings)
+        code = query.first_code(values, state.settings) if values else None
+        if code is None or _why_not(state, is_sign_up=True) is not None:
+            return None
+        remembered, visit = cookies.current_touch(state.settings), _visit(code)
+    except Exception as error:
+        message = "The visit that this request is could not be read."
+        current_app.logger.log(_level(error), message, exc_info=error)
+        return None
+    is_kept = remembered is not None and (
+        state.settings.touch == "first"
+        or clicks.is_repetition(remembered, code, visit.at, state.settings.dedupe_seconds)
+    )
+    return None if is_kept else visit
+
+
+def touch_of(state: State, visit: Visit) -> Touch:
+    """Return what a browser remembers of a visit; its click need not be recorded yet."""
+    click_id = clicks.derive_id(visit, cookies.secret(), state.settings.dedupe_seconds)
+    return Touch(click_id, visit.code, visit.at.replace(microsecond=0))
+
+
+def log_uncounted(code: str | None, reason: str) -> None:
+    """Say why a visit is not counted, for whoever tries out a link."""
+    current_app.logger.debug(
+        "A visit through referral code %.40r is not counted: %s.", code, reason
+    )
+
+
+def _visited_at() -> dt.datetime:
+    # A visit that is asked for twice is one click also where the window ends in between.
+    at: dt.datetime = request.environ.setdefault(_VISITED_AT, clock.now())
+    return at
+
+
+def _visit(code: str, visitor_id: t.Any = None) -> Visit:
     headers = request.headers
-    if request.method != "GET" or headers.get("Sec-Fetch-Dest", "document") != "document":
-        return False
+    return Visit(
+        code=code,
+        at=_visited_at(),
+        address=request.remote_addr,
+        user_agent=clicks.clean_text(headers.get("User-Agent"), clicks.USER_AGENT_LENGTH),
+        referrer_url=clicks.clean_referrer(headers.get("Referer"), request.host),
+        visitor_id=visitor_id,
+    )
+
+
+def _why_not(state: State, *, is_sign_up: bool = False) -> str | None:
+    """Return why this request is no visit of a person who agreed to it; None where it is one.
+
+    :param is_sign_up: whether a request that is no GET may be one.
+    """
+    headers = request.headers
+    if request.method != "GET":
+        if not is_sign_up:
+            return "its method is not GET"
+    elif not _is_navigation():
+        return "a page's script, picture or frame asked, not a person (Sec-Fetch-Dest)"
     purposes = " ".join(headers.get(name, "") for name in _PURPOSE_HEADERS).lower()
     if any(word in purposes for word in _AHEAD_OF_TIME):
-        return False
-    is_bot = state.loaders.bot_detector or bots.is_bot
-    if is_bot(headers.get("User-Agent", "")):
-        return False
+        return "it was fetched ahead of time"
+    if (state.loaders.bot_detector or _is_bot)(headers.get("User-Agent", "")):
+        return "the User-Agent is a program's"
     consent = state.loaders.consent
-    return consent is None or bool(consent())
+    if consent is not None and not consent():
+        return "the visitor has not agreed to it"
+    return None
+
+
+def _is_navigation() -> bool:
+    """Whether a browser asks for a page, or does not say what it asks for.
+
+    W3C Fetch Metadata: a page that is navigated to has the destination "document". Where a
+    service worker passes the request on, it is a request of the worker's and has none, "empty"
+    like a script's, but keeps its mode: https://github.com/w3c/ServiceWorker/issues/1803. A frame
+    cannot be told from a page then.
+    """
+    headers = request.headers
+    destination = headers.get("Sec-Fetch-Dest", "document")
+    is_passed_on = destination == "empty" and headers.get("Sec-Fetch-Mode") == "navigate"
+    return destination == "document" or is_passed_on
+
+
+def _is_bot(user_agent: str) -> bool:
+    is_rehearsal = current_app.debug or current_app.testing
+    return bots.is_bot(user_agent) or (bots.is_headless(user_agent) and not is_rehearsal)
 
 
 def _record(state: State, response: Response, visit: Visit) -> Touch | None:
@@ -87,7 +170,12 @@ def _record(state: State, response: Response, visit: Visit) -> Touch | None:
             clicks.announce(recorded, session)
     if session is None:
         clicks.announce(recorded, None)
-    return recorded.touch if recorded is not None else None
+    if recorded is None:
+        log_uncounted(visit.code, _UNKNOWN if visit.visitor_id is None else _UNKNOWN_OR_OWN)
+        return None
+    if not recorded.created:
+        log_uncounted(visit.code, _REPEATED)
+    return recorded.touch
 
 
 def _record_later(state: State, response: Response, visit: Visit, session: Session) -> Touch | None:
@@ -98,6 +186,7 @@ def _record_later(state: State, response: Response, visit: Visit, session: Sessi
     """
     with database.in_savepoint(state, session) as db:
         if not clicks.is_known(db, state.models, visit.code, visit.visitor_id):
+            log_uncounted(visit.code, _UNKNOWN if visit.visitor_id is None else _UNKNOWN_OR_OWN)
             return None
     app, secret = app_ctx.app, cookies.secret()
 
@@ -111,8 +200,7 @@ def _record_later(state: State, response: Response, visit: Visit, session: Sessi
             app.logger.exception("The visit through referral code %s was not recorded.", visit.code)
 
     response.call_on_close(insert)
-    click_id = clicks.derive_id(visit, secret, state.settings.dedupe_seconds)
-    return Touch(click_id, visit.code, visit.at.replace(microsecond=0))
+    return touch_of(state, visit)
 
 
 def _visitor_id(state: State) -> t.Any:

@@ -213,13 +213,63 @@ class TestSignature:
             assert cookies.verify("1." * 50_000, cookies.COOKIE) is None
 
 
-def test_cookie_of_a_parent_domain_does_not_hide_ours(make_sqlite: MakeHost) -> None:
-    host = make_sqlite()
-    _, code = add_referrer(host)
-    value = cookie_value(browser(host).get(f"/r/{code}"))
-    with host.app.test_request_context(headers={"Cookie": f"{COOKIE}=junk; {COOKIE}={value}"}):
-        touch = cookies.read(host.referral.settings)
-    assert touch is not None and touch.code == code
+class TestSeveralCookies:
+    """Of one name, as when REFERRAL_COOKIE_DOMAIN is set later; browsers send them in any order."""
+
+    def visits(self, host: Host, clock: Clock, days: int = 2) -> list[tuple[str, str]]:
+        """Return the codes and cookies of two visits, the older one first."""
+        found = []
+        for _ in range(2):
+            _, code = add_referrer(host)
+            found.append((code, cookie_value(browser(host).get(f"/r/{code}"))))
+            clock.turn(days=days)
+        return found
+
+    def read(self, host: Host, cookies_sent: list[str]) -> str | None:
+        header = "; ".join(f"{COOKIE}={value}" for value in cookies_sent)
+        with host.app.test_request_context(headers={"Cookie": header}):
+            touch = cookies.current_touch(host.referral.settings)
+        return touch.code if touch is not None else None
+
+    @pytest.mark.parametrize(("touch", "index"), [("last", 1), ("first", 0)])
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_order_does_not_matter(
+        self, make_sqlite: MakeHost, clock: Clock, touch: str, index: int, order: int
+    ) -> None:
+        host = make_sqlite(REFERRAL_TOUCH=touch)
+        visits = self.visits(host, clock)
+        sent = [value for _, value in visits][::order]
+        assert self.read(host, sent) == visits[index][0]
+        # The sign-up sees the same.
+        user = host.add_user()
+        headers = {"Cookie": "; ".join(f"{COOKIE}={value}" for value in sent)}
+        with host.app.test_request_context(headers=headers):
+            assert host.referral.attribute(user).code == visits[index][0]
+
+    @pytest.mark.parametrize("touch", ["last", "first"])
+    def test_one_that_is_over_does_not_hide_the_other(
+        self, make_sqlite: MakeHost, clock: Clock, touch: str
+    ) -> None:
+        host = make_sqlite(REFERRAL_TOUCH=touch)
+        visits = self.visits(host, clock, days=20)
+        sent = [value for _, value in visits]
+        assert self.read(host, sent) == self.read(host, sent[::-1]) == visits[1][0]
+
+    def test_one_from_the_future_does_not_hide_the_other(
+        self, make_sqlite: MakeHost, clock: Clock
+    ) -> None:
+        host = make_sqlite()
+        visits = self.visits(host, clock, days=20)
+        clock.turn(days=-40)
+        sent = [value for _, value in visits]
+        assert self.read(host, sent) == self.read(host, sent[::-1]) == visits[0][0]
+
+    def test_junk_does_not_hide_it(self, make_sqlite: MakeHost) -> None:
+        host = make_sqlite()
+        _, code = add_referrer(host)
+        value = cookie_value(browser(host).get(f"/r/{code}"))
+        junk = ["junk", *(f"{value[:-4]}{number:04}" for number in range(60))]
+        assert self.read(host, [*junk, value]) == code
 
 
 @pytest.mark.parametrize(("age", "counts"), [(0, True), (2_591_999, True), (2_592_000, False)])

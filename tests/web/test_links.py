@@ -13,6 +13,9 @@ from hypothesis import given
 from hypothesis import HealthCheck
 from hypothesis import settings
 from hypothesis import strategies as st
+from werkzeug.exceptions import NotFound
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.test import Client
 
 from flask_referral import ConfigurationError
 
@@ -64,13 +67,58 @@ def test_unknown_code_looks_the_same(make: MakeHost) -> None:
     assert len(clicks(host)) == 1
 
 
-@pytest.mark.parametrize("form", ["{}", "{}/", "{}.", "{})", " {} ", "{0[0]}-{0[1]}"])
-def test_mangled_links(make_sqlite: MakeHost, form: str) -> None:
+MANGLED = [
+    "{}",
+    "{}/",
+    "{}.",
+    "{})",
+    " {} ",
+    "{}&utm_source=x",
+    "{}%3Futm_source=x",
+    "{}%E3%80%82",
+    "{}%EF%BC%89",
+    "{}%E2%80%9D",
+    "{}%E2%80%A6",
+    "{}%E2%80%8B",
+    "%E2%80%8F{}",
+    "%EF%BB%BF{}",
+    "%F0%9F%8E%81%20{}",
+    "{}%0A",
+]
+
+
+@pytest.mark.parametrize("form", MANGLED)
+@pytest.mark.parametrize("entrance", ["/r/{}", "/page?ref={}", "/page?utm_source=x&amp;ref={}"])
+def test_mangled_links(make_sqlite: MakeHost, entrance: str, form: str) -> None:
+    host = make_sqlite()
+    host.app.add_url_rule("/page", view_func=lambda: "page")
+    _, code = add_referrer(host)
+    for text in (code.lower(), f"{code[:4]}-{code[4:]}"):
+        answer = browser(host).get(entrance.format(form.format(text)))
+        assert set_cookie(answer) is not None
+    assert len(clicks(host)) == 1
+    # The check of sign-up forms reads it alike.
+    checked = host.client().get(f"/api/referral/codes/{form.format(code)}")
+    assert checked.get_json() == {"code": code, "valid": True}
+
+
+@pytest.mark.parametrize(
+    "query", ["ref=producthunt&ref={}", "ref={}&ref=" + UNKNOWN, "a=b?ref={}", "ref={}?a=b"]
+)
+def test_of_several_values_the_first_code_counts(make_sqlite: MakeHost, query: str) -> None:
+    host = make_sqlite()
+    host.app.add_url_rule("/page", view_func=lambda: "page")
+    _, code = add_referrer(host)
+    assert set_cookie(browser(host).get(f"/page?{query.format(code)}")) is not None
+    assert [row.referral_code for row in clicks(host)] == [code]
+
+
+def test_a_pasted_link_can_be_checked(make_sqlite: MakeHost) -> None:
     host = make_sqlite()
     _, code = add_referrer(host)
-    text = form.format((code[:4], code[4:])) if "[" in form else form.format(code.lower())
-    assert set_cookie(browser(host).get(f"/r/{text}")) is not None
-    assert len(clicks(host)) == 1
+    for link in (f"https%3A%2F%2Fx.example%2Fr%2F{code}", f"x.example%2F%3Fref={code}"):
+        answer = host.client().get(f"/api/referral/codes/{link}", follow_redirects=True)
+        assert answer.get_json() == {"code": code, "valid": True}
 
 
 def test_one_row_per_visitor_code_and_window(make: MakeHost, clock: Clock) -> None:
@@ -130,6 +178,9 @@ NO_VISITS: dict[str, dict[str, str]] = {
     "image": {"Sec-Fetch-Dest": "image"},
     "frame": {"Sec-Fetch-Dest": "iframe"},
     "fetch": {"Sec-Fetch-Dest": "empty"},
+    "fetch, newer": {"Sec-Fetch-Dest": "empty", "Sec-Fetch-Mode": "cors"},
+    "image, newer": {"Sec-Fetch-Dest": "image", "Sec-Fetch-Mode": "no-cors"},
+    "frame, newer": {"Sec-Fetch-Dest": "iframe", "Sec-Fetch-Mode": "navigate"},
     "crawler": {"User-Agent": CRAWLER},
     "preview": {"User-Agent": "WhatsApp/2.23.20.0 A"},
 }
@@ -145,11 +196,91 @@ def test_what_is_no_visit(make_sqlite: MakeHost, headers: dict[str, str]) -> Non
     assert clicks(host) == []
 
 
-def test_a_page_that_was_navigated_to_is_a_visit(make_sqlite: MakeHost) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Dest": "document"},
+        {"Sec-Fetch-Dest": "document", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-User": "?1"},
+        # A service worker that passes the request on.
+        {"Sec-Fetch-Dest": "empty", "Sec-Fetch-Mode": "navigate"},
+    ],
+)
+def test_a_page_that_was_navigated_to_is_a_visit(
+    make_sqlite: MakeHost, headers: dict[str, str]
+) -> None:
     host = make_sqlite()
     _, code = add_referrer(host)
-    browser(host).get(f"/r/{code}", headers={"Sec-Fetch-Dest": "document"})
+    browser(host).get(f"/r/{code}", headers=headers)
     assert len(clicks(host)) == 1
+
+
+class TestWhyNot:
+    """A visit that is not counted says why, at debug level."""
+
+    @pytest.fixture
+    def host(self, make_sqlite: MakeHost, caplog: pytest.LogCaptureFixture) -> Host:
+        host = make_sqlite()
+        caplog.set_level(logging.DEBUG)
+        host.app.add_url_rule("/page", view_func=lambda: "page", methods=["GET", "POST"])
+        host.app.add_url_rule("/broken", "broken", view_func=lambda: ("broken", 500))
+        return host
+
+    @pytest.mark.parametrize(
+        ("headers", "words"),
+        [
+            ({"Sec-Purpose": "prefetch"}, "ahead of time"),
+            ({"User-Agent": CRAWLER}, "program"),
+            ({"Sec-Fetch-Dest": "image"}, "Sec-Fetch-Dest"),
+        ],
+    )
+    @pytest.mark.parametrize("entrance", ["/r/{}", "/page?ref={}"])
+    def test_headers(
+        self,
+        host: Host,
+        caplog: pytest.LogCaptureFixture,
+        entrance: str,
+        headers: dict[str, str],
+        words: str,
+    ) -> None:
+        _, code = add_referrer(host)
+        browser(host).get(entrance.format(code), headers=headers)
+        [record] = caplog.records
+        assert record.levelname == "DEBUG"
+        assert words in record.message and code in record.message
+
+    def test_everything_else(self, host: Host, caplog: pytest.LogCaptureFixture) -> None:
+        referrer, code = add_referrer(host)
+        client = browser(host)
+        client.get(f"/r/{code}")
+        assert caplog.records == []
+
+        def why(url: str, method: str = "GET", visitor: t.Any = client) -> str:
+            caplog.clear()
+            visitor.open(url, method=method)
+            [record] = caplog.records
+            return str(record.message)
+
+        assert "before" in why(f"/r/{code}")
+        assert "before" in why(f"/r/{code}", visitor=browser(host))
+        assert "no code" in why("/r/producthunt")
+        assert "no code" in why("/page?ref=producthunt")
+        assert "nobody's" in why(f"/r/{UNKNOWN}")
+        assert "GET" in why(f"/page?ref={code}", "POST")
+        assert "GET" in why(f"/r/{code}", "HEAD")
+        assert "500" in why(f"/broken?ref={code}")
+        assert "404" in why(f"/static/style.css?ref={code}")
+        assert "route" in why(f"/api/referral/codes/{code}?ref={code}")
+        host.referral.consent_loader(lambda: False)
+        assert "agreed" in why(f"/r/{code}")
+        host.referral.consent_loader(lambda: True)
+        host.current_user = referrer
+        assert "own" in why(f"/r/{code}", visitor=browser(host))
+
+    def test_what_is_no_text_for_a_log(self, host: Host, caplog: pytest.LogCaptureFixture) -> None:
+        browser(host).get("/page?ref=a%0Ab" + "c" * 5000)
+        [record] = caplog.records
+        assert record.message.isprintable()
+        assert len(record.message) < 200
 
 
 def test_head_is_no_visit(make_sqlite: MakeHost) -> None:
@@ -288,6 +419,7 @@ def test_missing_secret_key(make_sqlite: MakeHost, caplog: pytest.LogCaptureFixt
         ("/", "x=%0d%0aSet-Cookie:a", "/?x=%0D%0ASet-Cookie%3Aa"),
         ("/", "next=//evil.example", "/?next=%2F%2Fevil.example"),
         ("/", "x=" + "y" * 100_000, "/"),
+        ("/", "utm_source=a&amp;utm_medium=b&amp;ref=ABCDEFGH", "/?utm_source=a&utm_medium=b"),
     ],
 )
 def test_landing_page(make_sqlite: MakeHost, landing: str, query: str, location: str) -> None:
@@ -445,6 +577,77 @@ class TestLinkFor:
             pytest.raises(ConfigurationError),
         ):
             host.referral.link_for(user)
+
+
+class TestMountedBelowAPath:
+    """A host that is not at the root of its site."""
+
+    def mounted(self, host: Host) -> Client:
+        return Client(DispatcherMiddleware(NotFound(), {"/shop": host.app}))
+
+    @pytest.mark.parametrize(
+        ("landing", "query", "location"),
+        [
+            ("/", "", "/shop/"),
+            ("/welcome", "?utm_source=a", "/shop/welcome?utm_source=a"),
+            ("https://www.example/w", "", "https://www.example/w"),
+        ],
+    )
+    def test_a_link_leads_below_it(
+        self, make_sqlite: MakeHost, landing: str, query: str, location: str
+    ) -> None:
+        host = make_sqlite(REFERRAL_LANDING_URL=landing)
+        _, code = add_referrer(host)
+        answer = self.mounted(host).get(f"/shop/r/{code}{query}")
+        assert (answer.status_code, answer.headers["Location"]) == (302, location)
+        assert len(clicks(host)) == 1
+
+    @pytest.mark.parametrize(
+        ("config", "site"),
+        [({"SERVER_NAME": "virtuna.example"}, "http://virtuna.example"), ({}, "http://localhost")],
+    )
+    def test_share_links_are_below_it(
+        self, make_sqlite: MakeHost, config: dict[str, t.Any], site: str
+    ) -> None:
+        host = make_sqlite(**config)
+        host.current_user, code = add_referrer(host)
+        answer = self.mounted(host).get("/shop/api/referral/stats", site)
+        assert answer.json is not None
+        assert answer.json["link"] == f"{site}/shop/r/{code}"
+
+    def test_a_path_that_only_flask_knows(self, make_sqlite: MakeHost) -> None:
+        # A proxy has cut it off.
+        host = make_sqlite(
+            APPLICATION_ROOT="/shop", SERVER_NAME="virtuna.example", REFERRAL_LANDING_URL="/welcome"
+        )
+        referrer, code = add_referrer(host)
+        answer = Client(host.app).get(f"/r/{code}", "http://virtuna.example")
+        assert answer.headers["Location"] == "/shop/welcome"
+        with host.app.app_context():
+            assert host.referral.link_for(referrer) == f"http://virtuna.example/shop/r/{code}"
+
+    def test_a_script_name_is_no_other_site(self, make_sqlite: MakeHost) -> None:
+        host = make_sqlite()
+        answer = browser(host).get(f"/r/{UNKNOWN}", environ_overrides={"SCRIPT_NAME": "//evil.x"})
+        assert answer.headers["Location"] == "/evil.x/"
+
+    def test_our_routes_are_no_visits(self, make_sqlite: MakeHost) -> None:
+        host = make_sqlite()
+        _, code = add_referrer(host)
+        self.mounted(host).get(f"/shop/api/referral/codes/{code}?ref={code}")
+        assert clicks(host) == []
+
+
+def test_our_routes_are_no_visits_wherever_they_are(make_sqlite: MakeHost) -> None:
+    host = make_sqlite(register_blueprint=False)
+    host.app.register_blueprint(host.referral.blueprint, url_prefix="/my/api")
+    host.app.register_blueprint(host.referral.links, url_prefix="/join")
+    host.app.add_url_rule("/api/referral/page", view_func=lambda: "page")
+    _, code = add_referrer(host)
+    browser(host).get(f"/my/api/codes/{code}?ref={code}")
+    assert clicks(host) == []
+    browser(host).get(f"/api/referral/page?ref={code}")
+    assert len(clicks(host)) == 1
 
 
 class TestCodeCheck:

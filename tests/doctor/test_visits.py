@@ -1,0 +1,104 @@
+"""What ``flask referral doctor`` says about visitors' addresses and the dates of accounts."""
+
+from __future__ import annotations
+
+import datetime as dt
+import typing as t
+
+import pytest
+
+from ..conftest import MakeHost
+from ..hosts import Host
+from ..visiting import add_referrer
+from ..visiting import Clock
+from .conftest import examine
+from .conftest import HEALTHY
+
+
+def said(host: Host, check: str) -> list[str]:
+    """Return the warnings of a check."""
+    found = [each for each in examine(host) if each["check"] == check]
+    assert {each["level"] for each in found} <= {"ok", "warning"}, found
+    return [f"{each['message']} {each['cure']}" for each in found if each["level"] == "warning"]
+
+
+def visit(host: Host, code: str, number: int, *, address: str, browsers: int = 7) -> None:
+    """Visit with a browser of its own."""
+    host.client().get(
+        f"/r/{code}?{number}",
+        headers={"User-Agent": f"Browser {number % browsers}", "Referer": f"https://x/{number}"},
+        environ_base={"REMOTE_ADDR": address},
+    )
+
+
+class TestAddresses:
+    def test_one_for_everybody(self, make: MakeHost, clock: Clock) -> None:
+        host = make(**{**HEALTHY, "REFERRAL_DEDUPE_SECONDS": 1})
+        _, code = add_referrer(host)
+        clock.time = clock.time.replace(day=2)
+        for number in range(19):
+            visit(host, code, number, address="10.0.0.1")
+            clock.turn(seconds=1)
+        assert said(host, "addresses") == []
+        visit(host, code, 19, address="10.0.0.1")
+        [sentence] = said(host, "addresses")
+        assert "20 clicks" in sentence and "ProxyFix" in sentence
+        visit(host, code, 20, address="192.0.2.1")
+        assert said(host, "addresses") == []
+
+    def test_of_one_browser_is_somebody_trying(self, make_sqlite: MakeHost, clock: Clock) -> None:
+        host = make_sqlite(**{**HEALTHY, "REFERRAL_DEDUPE_SECONDS": 1})
+        _, code = add_referrer(host)
+        for number in range(25):
+            visit(host, code, number, address="10.0.0.1", browsers=1)
+            clock.turn(seconds=1)
+        assert said(host, "addresses") == []
+
+    def test_nothing_is_known_without_the_key(self, make_sqlite: MakeHost) -> None:
+        host = make_sqlite(**{**HEALTHY, "REFERRAL_IP_KEY": None})
+        assert "addresses" not in {each["check"] for each in examine(host)}
+        # Visitors are told apart without it.
+        _, code = add_referrer(host)
+        for number in range(2):
+            visit(host, code, 1, address=f"192.0.2.{number}")
+        [sentence] = said(host, "ip-key")
+        assert "told apart by their addresses all the same" in sentence
+
+
+class TestCreatedAt:
+    @pytest.fixture
+    def sign_up(self, make: MakeHost, clock: Clock) -> t.Callable[..., Host]:
+        def build(*offsets: dt.timedelta, **options: t.Any) -> Host:
+            host = make(**HEALTHY, **{"naive": True, **options})
+            _, code = add_referrer(host)
+            for offset in offsets:
+                clock.turn(minutes=7)
+                born = clock.time + offset
+                user = host.add_user(
+                    created_at=born.replace(tzinfo=None) if options.get("naive", True) else born
+                )
+                with host.app.app_context():
+                    host.referral.attribute(user, code=code)
+                    host.db.session.commit()
+            return host
+
+        return build
+
+    @pytest.mark.parametrize(("hours", "shown"), [(-8, "-8"), (5.75, "+5.75")])
+    def test_local_time(self, sign_up: t.Callable[..., Host], hours: float, shown: str) -> None:
+        host = sign_up(*[dt.timedelta(hours=hours, seconds=-20)] * 3)
+        [sentence] = said(host, "created-at")
+        assert f"created_at that is {shown} hours" in sentence and "datetime.now(UTC)" in sentence
+
+    @pytest.mark.parametrize(
+        "minutes",
+        [[0, 0, 0], [0, 0, 0, -480, -480, -480], [-480, -480], [-65, -66, -67], []],
+        ids=["UTC", "half of them", "two", "no zone", "nobody"],
+    )
+    def test_nothing_to_say(self, sign_up: t.Callable[..., Host], minutes: list[int]) -> None:
+        host = sign_up(*[dt.timedelta(minutes=each) for each in minutes])
+        assert said(host, "created-at") == []
+
+    def test_no_such_column(self, make_sqlite: MakeHost) -> None:
+        host = make_sqlite(**HEALTHY, REFERRAL_USER_CREATED_COLUMN="joined_at")
+        assert "created-at" not in {each["check"] for each in examine(host)}
