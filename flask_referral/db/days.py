@@ -46,6 +46,13 @@ def after(day: sa.ColumnElement[t.Any], dialect: str) -> sa.ColumnElement[t.Any]
     )
 
 
+def forever(dialect: str) -> sa.ColumnElement[t.Any]:
+    """Return what no moment is after."""
+    # To SQLite, too, this comes after each of its texts.
+    cast = "" if dialect == "sqlite" else "::timestamptz"
+    return sa.literal_column(f"'infinity'{cast}", type_of(dialect))
+
+
 def date_of(moment: sa.Column[t.Any], dialect: str) -> sa.ColumnElement[dt.date]:
     """Return a moment's day, to group by and to show."""
     if dialect == "sqlite":
