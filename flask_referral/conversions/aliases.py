@@ -64,6 +64,14 @@ def find(tx: Transaction, provider: str, id: str) -> str:
     return found or id
 
 
+def ids_of(models: Models, provider: t.Any, payment: t.Any) -> sa.Select[t.Any]:
+    """Return the query for the ids of a payment, given the one under which it is kept."""
+    alias = models.ReferralEvent.__table__.alias("alias").c
+    return sa.select(alias.event_id).where(
+        alias.provider == provider, alias.payment_id == payment, alias.kind == sql.word(Kind.alias)
+    )
+
+
 def _order(rows: list[Row] | None, preference: int) -> tuple[bool, int, int]:
     # A later payment of the same buyer has a higher number. Rewards may have gone with their users.
     return rows is None, rows[0].number if rows else 0, preference

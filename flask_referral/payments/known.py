@@ -9,7 +9,6 @@ import sqlalchemy as sa
 
 from ..conversions import aliases
 from ..conversions import facts
-from ..conversions.facts import Kind
 from ..conversions.transaction import Transaction
 from ..db import sql
 from ..db.models import Models
@@ -56,13 +55,10 @@ def _may_be_part(event: WebhookEvent) -> bool:
 @sql.statement
 def _paid(models: Models, dialect: str) -> sa.Select[t.Any]:
     event = models.ReferralEvent.__table__
-    alias = event.alias("alias").c
     provider = sql.parameter("provider", event.c.provider)
     payment = sql.parameter("payment", event.c.payment_id)
     # A purchase may have been told before its ids were known to be of one payment.
-    ids = sa.select(alias.event_id).where(
-        alias.provider == provider, alias.payment_id == payment, alias.kind == sql.word(Kind.alias)
-    )
+    ids = aliases.ids_of(models, provider, payment)
     return (
         sa.select(event.c.amount_cents)
         .where(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime as dt
 import typing as t
 
@@ -111,24 +112,51 @@ def of_user(state: State, user_id: t.Any) -> dict[str, int]:
     # What was read is still so when it is written, and a savepoint begins no transaction.
     sql.begin_writing(tx.db)
     outcomes: collections.Counter[str] = collections.Counter()
+    own = []
     for row in _candidates(tx, user_id):
-        try:
-            with tx.savepoint():
-                if row.user_id == user_id or _is_buyer(state, row, user_id):
-                    event = kept.event(row)
-                    outcome = handling.handle(
-                        state, row.provider, event, buyer=user_id, is_delivered=False
-                    )
-                    outcomes[outcome] += 1
-        except sa.exc.SQLAlchemyError:
-            raise
-        except Exception:
-            # Of a loader, a policy or a wallet; the sign-up is not to fail for it.
-            current_app.logger.exception(
-                "Delivery %s of %s could not be handled once more", row.event_id, row.provider
-            )
-            outcomes[FAILED] += 1
+        with _waiting_on(tx, row, outcomes):
+            if row.user_id == user_id or _is_buyer(state, row, user_id):
+                own.append(row)
+    _lock(tx, own)
+    for row in own:
+        with _waiting_on(tx, row, outcomes):
+            event = kept.event(row)
+            outcome = handling.handle(state, row.provider, event, buyer=user_id, is_delivered=False)
+            outcomes[outcome] += 1
     return dict(outcomes)
+
+
+@contextlib.contextmanager
+def _waiting_on(
+    tx: Transaction, row: t.Any, outcomes: collections.Counter[str]
+) -> t.Iterator[None]:
+    """Let a delivery wait on where handling it fails."""
+    try:
+        with tx.savepoint():
+            yield
+    except sa.exc.SQLAlchemyError:
+        raise
+    except Exception:
+        # Of a loader, a policy or a wallet; the sign-up is not to fail for it.
+        current_app.logger.exception(
+            "Delivery %s of %s could not be handled once more", row.event_id, row.provider
+        )
+        outcomes[FAILED] += 1
+
+
+def _lock(tx: Transaction, rows: list[t.Any]) -> None:
+    """Lock several deliveries before the first of them takes effect.
+
+    They may tell of one payment, as a checkout and its invoice do. Whoever delivers one of them
+    again then waits for its row, and holds no payment that the other one needs.
+    """
+    if len(rows) < 2:
+        return
+    event = tx.models.ReferralEvent.__table__
+    key = (event.c.provider, event.c.event_id)
+    ids = [(row.provider, row.event_id) for row in rows]
+    chosen = sa.select(*key).where(event.c.kind == DELIVERY, sa.tuple_(*key).in_(ids))
+    tx.db.execute(chosen.order_by(*key).with_for_update()).all()
 
 
 def _candidates(tx: Transaction, user_id: t.Any) -> t.Iterator[t.Any]:

@@ -10,6 +10,7 @@ import typing as t
 
 import sqlalchemy as sa
 
+from ..conversions import aliases
 from ..results import ConversionReason
 
 if t.TYPE_CHECKING:
@@ -32,7 +33,9 @@ def forget_user(connection: sa.Connection, models: Models, user_id: t.Any) -> in
         reward.referred_user_id == user_id,
         reward.provider == event.c.provider,
         sa.or_(
-            reward.payment_id == event.c.payment_id, reward.membership_id == event.c.membership_id
+            reward.payment_id == event.c.payment_id,
+            event.c.payment_id.in_(aliases.ids_of(models, reward.provider, reward.payment_id)),
+            reward.membership_id == event.c.membership_id,
         ),
     )
     is_own = sa.or_(

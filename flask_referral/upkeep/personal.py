@@ -96,7 +96,7 @@ def export(
         "payments": payments,
         "events": rows(
             event,
-            sa.or_(_is_about(event, payments), event.user_id == user_id),
+            sa.or_(_is_about(models, payments), event.user_id == user_id),
             event.received_at,
         ),
         "wallet": _wallet_rows(rows, wallet_table, user_id),
@@ -107,17 +107,25 @@ def _without(columns: t.Any, others: t.Container[str]) -> list[sa.Label[t.Any]]:
     return [column.label(column.name) for column in columns if column.key not in others]
 
 
-def _is_about(event: t.Any, payments: list[dict[str, t.Any]]) -> sa.ColumnElement[bool]:
+def _is_about(models: Models, payments: list[dict[str, t.Any]]) -> sa.ColumnElement[bool]:
     """Whether an event is about one of the user's own payments, and not about its referrer."""
+    event = models.ReferralEvent.__table__.c
+    alias = models.ReferralEvent.__table__.alias("alias").c
     named = {
         kind: [(each["provider"], each[column]) for each in payments]
         for kind, column in ((Kind.payment, "payment_id"), (Kind.membership, "membership_id"))
     }
+    # What the provider also calls them.
+    others = sa.select(alias.provider, alias.event_id).where(
+        alias.kind == Kind.alias,
+        sa.tuple_(alias.provider, alias.payment_id).in_(named[Kind.payment]),
+    )
     return sa.and_(
         # Which a reviewer decides on.
         event.kind.not_in((Kind.hold, Kind.release, Kind.void)),
         sa.or_(
             sa.tuple_(event.provider, event.payment_id).in_(named[Kind.payment]),
+            sa.tuple_(event.provider, event.payment_id).in_(others),
             sa.tuple_(event.provider, event.membership_id).in_(named[Kind.membership]),
             # A claim that came with a fact alone has its id only.
             *(
