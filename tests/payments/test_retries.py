@@ -346,7 +346,7 @@ def test_a_providers_own_reader_and_loader(make: MakeHost) -> None:
         return WebhookEvent(id=told["id"], kind="purchase", payment_id=told["charge"], payload=told)
 
     @host.referral.user_loader("shop")
-    def find(payload: dict[str, t.Any]) -> t.Any:
+    async def find(payload: dict[str, t.Any]) -> t.Any:
         return host.db.session.scalar(sa.select(host.User.id).filter_by(name=payload["buyer_id"]))
 
     told = {"id": "e_1", "charge": "ch_1", "buyer_id": "b_1", "mail": "ada@example.com"}

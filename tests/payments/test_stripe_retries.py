@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import threading
+import time
 import types
 import typing as t
 
@@ -17,8 +19,8 @@ from .. import whop
 from ..conftest import MakeHost
 from ..hosts import Host
 from ..money import amounts
-from ..money import at_once
 from ..money import balance
+from ..money import PATIENCE
 from ..money import pool
 from ..money import refer
 from ..stripe import charge
@@ -196,32 +198,47 @@ def test_all_that_an_event_says_is_kept() -> None:
     assert kept.event(row) == told
 
 
-def test_checkout_and_invoice_that_are_delivered_again_during_the_sign_up_pay_once(
+def test_an_invoice_that_is_delivered_again_during_the_sign_up_waits_for_it(
     make_postgresql: MakeHost,
 ) -> None:
-    """They are of one payment, which none of them keeps from the others for ever."""
-    host = make_postgresql(**pool(4), **ALL)
+    """It is of the checkout's payment: neither may keep the other waiting for ever."""
+    told: list[int] = []
+    threads: list[threading.Thread] = []
+
+    def deliver_again(purchase: t.Any) -> int:
+        # The checkout is being handled once more, and the invoice is the next.
+        def again() -> None:
+            told.append(deliver(host, of_invoice).status_code)
+
+        threads.append(threading.Thread(target=again))
+        threads[0].start()
+        wait_until(lambda: is_waiting(host))
+        return 1000
+
+    host = make_postgresql(**pool(4), **ALL, reward_policy=deliver_again)
     referrer = host.add_user()
     code = make_code(host, referrer)
     find_by_customer(host)
-    for number in range(8):
-        name, key = f"cus_{number}x", f"{number}x"
-        both = [
-            subscribed(None, key, subscription=f"sub_{key}", customer=name),
-            invoice(key, subscription=f"sub_{key}", customer=name),
-        ]
-        for each in both:
-            assert outcome(host, each) == "unknown_user"
-        told: list[int] = []
+    of_invoice = invoice()
+    for each in (subscribed(None), of_invoice):
+        assert outcome(host, each) == "unknown_user"
+    assert sign_up(host, code) == {"converted": 1, "already_converted": 1}
+    threads[0].join(PATIENCE)
+    assert told == [200]
+    assert amounts(host, referrer) == [1000]
 
-        def again(each: dict[str, t.Any], told: list[int] = told) -> None:
-            told.append(deliver(host, each).status_code)
 
-        at_once(
-            [
-                lambda name=name: sign_up(host, code, name),
-                *(lambda each=each: again(each) for each in reversed(both)),
-            ]
-        )
-        assert told == [200, 200]
-        assert balance(host, referrer) == 1000 * (number + 1)
+def is_waiting(host: Host) -> bool:
+    query = sa.text(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock')"
+    )
+    with host.db.engine.connect() as connection:
+        return bool(connection.scalar(query))
+
+
+def wait_until(is_so: t.Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)

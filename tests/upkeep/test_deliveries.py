@@ -9,6 +9,7 @@ import typing as t
 import pytest
 import sqlalchemy as sa
 
+from .. import stripe
 from ..conftest import MakeHost
 from ..hosts import Host
 from ..hosts import KEYS
@@ -80,6 +81,21 @@ def test_erase_forgets_deliveries_of_memberships_that_earned(make: MakeHost) -> 
     assert outcome(host, nobody, id="second") == "unknown_user"
     assert kept(host) == {"second"}
     assert host.cli("erase", str(user), "--yes").stdout.endswith(", 1 delivery forgotten.\n")
+    assert kept(host) == set()
+
+
+def test_erase_and_export_know_a_payment_by_each_of_its_ids(make: MakeHost) -> None:
+    """The intent waits, and the invoice that it turns out to have paid earned."""
+    host = make(**stripe.CONFIG)
+    user = refer(host, host.add_user())
+    told = stripe.session(None)
+    assert stripe.outcome(host, told) == "unknown_user"
+    assert stripe.outcome(host, stripe.invoice(buyer=user)) == "converted"
+    assert stripe.outcome(host, stripe.invoice_payment()) == "linked"
+    assert kept(host) == {told["id"]}
+    events = says(host, "export", str(user))["events"]
+    assert told["id"] in {each["event_id"] for each in events}
+    assert says(host, "erase", str(user), "--yes")["deliveries"] == 1
     assert kept(host) == set()
 
 
