@@ -115,7 +115,7 @@ def _has_addresses(patient: Patient) -> bool:
     return patient.state.settings.ip_key is not None
 
 
-_NEEDS = ("database", "migrations", "database-login")
+_NEEDS = ("database", "migrations", "models", "database-login")
 CHECKS = (
     Check("addresses", addresses, "Clicks are not all of one address.", _NEEDS, _has_addresses),
     Check("created-at", created_at, "The dates of new accounts are in UTC.", _NEEDS, _has_dates),
