@@ -81,9 +81,10 @@ class Work:
         return Request("POST", "/api/referral/generate", {"X-User": str(next(self._new[name]))})
 
     def click(self, name: str) -> Request:
-        number = next(self._visits)
-        code = self._codes[number % len(self._codes)]
-        return Request("GET", f"/r/{code}", {"User-Agent": f"{BROWSER} {number}"}, 302)
+        # Many visitors have one browser; what tells their clicks apart is the code.
+        round_, number = divmod(next(self._visits), len(self._codes))
+        headers = {"User-Agent": f"{BROWSER} {round_}"}
+        return Request("GET", f"/r/{self._codes[number]}", headers, 302)
 
     def hot_click(self, name: str) -> Request:
         number = next(self._visits)
