@@ -51,6 +51,9 @@ def normalize_code(text: str | None, query_param: str = "ref") -> str | None:
     """
     if not isinstance(text, str) or len(text) > _LONGEST_INPUT:
         return None
+    if _GENERATED.fullmatch(text):
+        # Nearly all are written as they were given out.
+        return text
     folded = _fold(text)
     if len(_pieces(folded)) == 1 or _LINK_MARKS.search(folded) is None:
         found = _codes(folded)

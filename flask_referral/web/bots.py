@@ -12,6 +12,7 @@ is the place for more.
 
 from __future__ import annotations
 
+import functools
 import re
 
 # Plain words and patterns that begin with one are looked for fast: every click waits for this.
@@ -73,7 +74,14 @@ _HEADLESS = ("headless", "phantomjs", "playwright", "puppeteer", "selenium", "cy
 
 def is_bot(user_agent: str) -> bool:
     """Whether a ``User-Agent`` header names a program that follows links by itself."""
-    agent = user_agent[:1024].lower()
+    return _is_bot(user_agent[:1024])
+
+
+# Most visitors have one of a few hundred headers, and a look at one takes as long as a click's
+# statement.
+@functools.lru_cache(maxsize=1024)
+def _is_bot(user_agent: str) -> bool:
+    agent = user_agent.lower()
     return (
         any(word in agent for word in _WORDS)
         or _BEGINNINGS.match(agent) is not None
