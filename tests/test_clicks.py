@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from flask_referral import clicks
 from flask_referral.clicks import Visit
+from flask_referral.settings import Settings
 from flask_referral.web import bots
 
 from .conftest import MakeHost
@@ -32,7 +33,8 @@ VISIT = Visit("K7M2PQ9X", NOON, "192.0.2.1", "Browser")
 
 
 def derive(seconds: int = DAY, secret: bytes = SECRET, **changes: t.Any) -> uuid.UUID:
-    return clicks.derive_id(dataclasses.replace(VISIT, **changes), secret, seconds)
+    settings = Settings(dedupe_seconds=seconds)
+    return clicks.derive_id(dataclasses.replace(VISIT, **changes), secret, settings)
 
 
 class TestDerivedId:

@@ -23,6 +23,7 @@ from ..host import identity
 from . import bots
 from . import connections as database
 from . import cookies
+from . import losses
 from . import query
 from .errors import is_the_hosts
 
@@ -57,6 +58,8 @@ def capture(state: State, response: Response, code: str) -> None:
         if touch is not None and (remembered is None or settings.touch == "last"):
             cookies.write(response, touch, settings, visit.at)
     except Exception as error:
+        if losses.takes(error, current_app.logger):
+            return
         current_app.logger.log(
             _level(error),
             "The visit through referral code %s was not recorded; the page is served.",
@@ -90,7 +93,7 @@ def of_this_request(state: State) -> Visit | None:
 
 def touch_of(state: State, visit: Visit) -> Touch:
     """Return what a browser remembers of a visit; its click need not be recorded yet."""
-    click_id = clicks.derive_id(visit, cookies.secret(), state.settings.dedupe_seconds)
+    click_id = clicks.derive_id(visit, cookies.secret(), state.settings)
     return Touch(click_id, visit.code, visit.at.replace(microsecond=0))
 
 
@@ -196,8 +199,10 @@ def _record_later(state: State, response: Response, visit: Visit, session: Sessi
                 with database.beside_host(state, None) as db:
                     recorded = clicks.record(db, state.models, state.settings, visit, secret)
                 clicks.announce(recorded, None)
-        except Exception:
-            app.logger.exception("The visit through referral code %s was not recorded.", visit.code)
+        except Exception as error:
+            if not losses.takes(error, app.logger):
+                message = "The visit through referral code %s was not recorded."
+                app.logger.exception(message, visit.code)
 
     response.call_on_close(insert)
     return touch_of(state, visit)
