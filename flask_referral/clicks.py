@@ -82,7 +82,10 @@ class Recorded(t.NamedTuple):
 def record(
     db: sql.Connection, models: Models, settings: Settings, visit: Visit, secret: bytes
 ) -> Recorded | None:
-    """Store a visit, once for each visitor, code and window. One statement; two for a repetition.
+    """Store a visit, once for each visitor, code and window.
+
+    One statement, on PostgreSQL also for a repetition and for a code that is nobody's, so that it
+    takes a known one's way to the database. SQLite asks once more for both.
 
     With ``REFERRAL_CLICK_DURABILITY = "async"`` the commit does not wait for the disk where the
     statement is a transaction of its own. In the host's the host's commit decides.
@@ -107,13 +110,16 @@ def record(
     is_async = settings.click_durability == "async" and db.dialect.name == "postgresql"
     insert = _insert_async if is_async and sql.is_autocommit(db) else _insert
     row = insert(db, models, **values).first()
-    created = row is not None
-    # Unknown, the referrer's own, or a visitor whose browser did not bring the cookie back.
-    row = row or _select(db, models, **values).first()
+    if row is None and db.dialect.name == "sqlite":
+        row = _known(db, models, **values).first()
     if row is None:
+        # Nobody's code, or the referrer's own visit.
         return None
-    at = as_utc(row.clicked_at).replace(microsecond=0)
-    return Recorded(Touch(values["click"], visit.code, at), created)
+    created = row.clicked_at is not None
+    # Without both another request of the visitor's stored it at this very moment.
+    at = row.clicked_at or row.before or visit.at
+    touch = Touch(values["click"], visit.code, as_utc(at).replace(microsecond=0))
+    return Recorded(touch, created)
 
 
 def announce(recorded: Recorded | None, session: Session | None) -> None:
@@ -264,13 +270,14 @@ def _inserting(models: Models, dialect: str, *where: sa.ColumnElement[bool]) -> 
         "user_agent": sql.parameter("agent", click.c.user_agent),
         "ip_hash": sql.parameter("address", click.c.ip_hash),
     }
-    insert: sa.Executable = (
+    insert = (
         sql.insert(dialect, click)
         .from_select(list(columns), _owned(models, *columns.values()).where(*where))
         .on_conflict_do_nothing(index_elements=[click.c.id])
         .returning(click.c.clicked_at)
     )
-    return insert
+    # SQLite has no INSERT inside a WITH.
+    return insert if dialect == "sqlite" else _seen(models, insert.cte("clicked").c.clicked_at)
 
 
 @sql.statement
@@ -279,13 +286,23 @@ def _owner(models: Models, dialect: str) -> sa.Executable:
 
 
 @sql.statement
-def _select(models: Models, dialect: str) -> sa.Executable:
-    click = models.ReferralClick.__table__.c
-    return sa.select(click.clicked_at).where(
-        click.id == sql.parameter("click", click.id),
-        click.referral_code == sql.parameter("code", click.referral_code),
-        _is_others(click.referrer_user_id),
+def _known(models: Models, dialect: str) -> sa.Executable:
+    return _seen(models, sa.null())
+
+
+def _seen(models: Models, clicked_at: sa.ColumnElement[t.Any]) -> sa.Executable:
+    """Select when a visit was stored: now, or ``before``; no row where it is none.
+
+    :param clicked_at: of the row that is stored now, or NULL.
+    """
+    click = models.ReferralClick.__table__
+    before = sa.select(click.c.clicked_at).where(
+        click.c.id == sql.parameter("click", click.c.id),
+        click.c.referral_code == sql.parameter("code", click.c.referral_code),
     )
+    if not isinstance(clicked_at, sa.Null):
+        clicked_at = sa.select(clicked_at).scalar_subquery()
+    return _owned(models, clicked_at.label("clicked_at"), before.scalar_subquery().label("before"))
 
 
 def _owned(models: Models, *columns: sa.ColumnElement[t.Any]) -> sa.Select[t.Any]:

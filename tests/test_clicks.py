@@ -237,7 +237,9 @@ def test_visits_at_once(make: MakeHost, clock: Clock) -> None:
         client = host.client()
         barrier.wait()
         agent = "one visitor" if number % 2 else f"visitor {number}"
-        answers.append(client.get(f"/r/{code}", headers={"User-Agent": agent}).status_code)
+        address = {"REMOTE_ADDR": "192.0.2.1" if number % 2 else f"192.0.2.{number}"}
+        answer = client.get(f"/r/{code}", headers={"User-Agent": agent}, environ_base=address)
+        answers.append(answer.status_code)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(16)]
     for thread in threads:
