@@ -249,6 +249,8 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
             )
             click = self.host.db.session.scalars(bound).one()
         self.model.bind(user, referrer, click, self.clock())
+        # Of equal moments the click's id decides, which is random.
+        self.clock.turn(microseconds=1)
 
     # Money
 
