@@ -6,6 +6,7 @@ Nothing here may break a page: what goes wrong is logged, and the page is served
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import logging
 import typing as t
 
@@ -112,6 +113,8 @@ def _visited_at() -> dt.datetime:
 
 def _visit(code: str, visitor_id: t.Any = None) -> Visit:
     headers = request.headers
+    if not request.remote_addr:
+        _warn_of_no_address()
     return Visit(
         code=code,
         at=_visited_at(),
@@ -119,6 +122,16 @@ def _visit(code: str, visitor_id: t.Any = None) -> Visit:
         user_agent=clicks.clean_text(headers.get("User-Agent"), clicks.USER_AGENT_LENGTH),
         referrer_url=clicks.clean_referrer(headers.get("Referer"), request.host),
         visitor_id=visitor_id,
+    )
+
+
+@functools.cache
+def _warn_of_no_address() -> None:
+    """Say it once in a process."""
+    current_app.logger.warning(
+        "The server does not say which address a visitor has, as behind a socket of this machine: "
+        "all visitors share REFERRAL_CLICKS_PER_ADDRESS, and more clicks are not counted. Wrap the "
+        "application in werkzeug.middleware.proxy_fix.ProxyFix."
     )
 
 

@@ -7,6 +7,8 @@ import typing as t
 import pytest
 import sqlalchemy as sa
 
+from flask_referral.web import visits
+
 from .. import whop
 from ..conftest import MakeHost
 from ..hosts import Host
@@ -53,6 +55,18 @@ def test_an_address_writes_so_many_clicks_whatever_its_agents(
     clock.turn(days=1)
     flood(host, code, 200, addresses)
     assert len(clicks(host)) == 17
+
+
+def test_a_server_that_tells_no_addresses_is_told_of_once(
+    make_sqlite: MakeHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    visits._warn_of_no_address.cache_clear()
+    host = make_sqlite()
+    _, code = add_referrer(host)
+    flood(host, code, 3, ["192.0.2.1"])
+    assert "ProxyFix" not in caplog.text
+    flood(host, code, 3, [None, ""])
+    assert caplog.text.count("ProxyFix") == 1
 
 
 def test_the_default_is_64(make: MakeHost) -> None:
@@ -116,8 +130,8 @@ def test_an_unknown_code_takes_as_many_statements_as_a_known_one(
     referrer, code = add_referrer(host)
     _, other = add_referrer(host)
     seen: dict[str, list[str]] = {}
-    visits = {"first": code, "again": code, "other": other, "unknown": UNKNOWN}
-    for name, visited in visits.items():
+    visited_by = {"first": code, "again": code, "other": other, "unknown": UNKNOWN}
+    for name, visited in visited_by.items():
         with host.statements() as seen[name]:
             browser(host).get(f"/r/{visited}")
     host.current_user = referrer
