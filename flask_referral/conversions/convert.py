@@ -304,7 +304,7 @@ def _settle(
     )
     if first.status is RewardStatus.credited:
         rewards.credit(tx, rows, owes=stored.owes, is_written=stored.is_credited)
-    elif first.status is RewardStatus.held:
+    elif hold is not None:
         for row in rows:
             facts.record(
                 tx,

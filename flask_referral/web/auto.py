@@ -24,6 +24,9 @@ from ..host.state import EXTENSION_KEY
 from . import sign_ups
 from .errors import is_the_hosts
 
+if t.TYPE_CHECKING:
+    from ..host.state import State
+
 
 def listen(user_model: t.Any) -> None:
     """Watch a user class for new rows; inserts that go past the ORM are not seen.

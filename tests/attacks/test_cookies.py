@@ -144,5 +144,3 @@ def test_a_page_without_such_headers_gets_none(make_sqlite: MakeHost) -> None:
     host.app.add_url_rule("/page", view_func=lambda: "page")
     answer = browser(host).get(f"/page?ref={code}")
     assert not {name.lower() for name in CDN_HEADERS} & {name.lower() for name, _ in answer.headers}
-
-

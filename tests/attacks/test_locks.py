@@ -97,7 +97,7 @@ def test_visits_to_a_locked_code_leave_the_pool_to_others(
     with concurrent.futures.ThreadPoolExecutor(8) as pool, holding(host, LOCKED[locked]):
         visits = [pool.submit(browser(host).get, path) for path in paths]
         others = [pool.submit(host.client().get, "/reads") for _ in range(3)]
-        done, late = concurrent.futures.wait([*visits, *others], PATIENCE)
+        _, late = concurrent.futures.wait([*visits, *others], PATIENCE)
     assert not late
     assert [each.result().status_code for each in visits] == [302, 200, 200]
     assert [each.result().text for each in others] == ["a page that reads"] * 3

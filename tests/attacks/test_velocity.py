@@ -16,8 +16,8 @@ from ..money import pay
 from ..visiting import add_referrer
 from ..visiting import browser
 from ..visiting import Clock
-from ..visiting import cookie_value
 from ..visiting import COOKIE
+from ..visiting import cookie_value
 
 
 @pytest.fixture

@@ -220,9 +220,7 @@ class Model:
         earlier = [
             at
             for other, (of, at) in self.bindings.items()
-            if of == referrer
-            and at.date() == bound_at.date()
-            and (at, other) < (bound_at, click)
+            if of == referrer and at.date() == bound_at.date() and (at, other) < (bound_at, click)
         ]
         return limit is not None and max(len(today), len(earlier)) >= limit
 
