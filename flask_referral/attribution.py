@@ -53,6 +53,7 @@ def attribute(
     code: str | None,
     now: dt.datetime,
     visit: Visit | None = None,
+    is_shared: bool = True,
 ) -> Outcome:
     """Bind a visit, or a typed code, to a user. At most two statements unless others race.
 
@@ -62,6 +63,8 @@ def attribute(
         the same code is used for it.
     :param visit: the visit of ``touch``, where it is this very request's: its click is recorded
         here, bound, unless it was before.
+    :param is_shared: whether a visit that is bound to somebody else already is bound to this user
+        too, by a click of its own, as for two people on one computer.
     :raises UnknownUser: where there is no such user.
     """
     if touch is None and code is None:
@@ -100,13 +103,17 @@ def attribute(
     ):
         row = _bind(db, models, user=user_id, click=touch.click_id, now=now).first()
     # The visit's row was bound for another user of the same computer, was purged, or never was.
-    row = row or _insert_bound(db, models, sought, user_id, now)
+    is_own = is_shared or code is not None or touch is None
+    # Where it is shared with nobody, its id is taken once only.
+    own_id = {} if is_own else {"click": t.cast(Touch, touch).click_id}
+    row = row or _insert_bound(db, models, sought, user_id, now, **own_id)
     if row is not None:
         outcome = _bound(AttributionReason.attributed, Click._make(row))
         return outcome._replace(is_new_visit=is_new_visit)
     row = _select_bound(db, models, user=user_id).first()
     if row is None:
-        return Outcome(AttributionReason.unknown_code, code=sought)
+        reason = AttributionReason.unknown_code if is_own else AttributionReason.no_visit
+        return Outcome(reason, code=sought)
     return _bound(AttributionReason.already_attributed, Click._make(row))
 
 

@@ -657,13 +657,6 @@ class TestAutomatically:
             assert host.db.session.scalar(sa.select(host.User).filter_by(name="Ada")) is not None
         assert "not bound" in caplog.text
 
-    def test_several_users_of_one_flush(self, host: Host) -> None:
-        _, code = add_referrer(host)
-        with request_with(host, visit(host, code)):
-            host.db.session.add_all([host.User(), host.User()])
-            host.db.session.commit()
-        assert len(bound(host)) == 2
-
     def test_application_that_shares_the_class(self, clock: Clock) -> None:
         db = SQLAlchemy()
 
