@@ -67,6 +67,7 @@ from .web import sign_ups
 IdentityLoaderT = t.TypeVar("IdentityLoaderT", bound=IdentityLoader)
 ConsentLoaderT = t.TypeVar("ConsentLoaderT", bound=ConsentLoader)
 BotDetectorT = t.TypeVar("BotDetectorT", bound=BotDetector)
+AttributionCheckT = t.TypeVar("AttributionCheckT", bound=attribution.AttributionCheck)
 BuyerLoaderT = t.TypeVar("BuyerLoaderT", bound=BuyerLoader)
 WebhookReaderT = t.TypeVar("WebhookReaderT", bound=WebhookReader)
 
@@ -150,6 +151,8 @@ class Referral:
             )
         wallet_model = wallet_model if wallet_model is not None else self._wallet_model
         models = build_models(db, user_model)
+        if "REFERRAL_USER_CREATED_COLUMN" in app.config:
+            _check_created_column(models, settings)
         with app.app_context():
             if models.bind_key not in db.engines:
                 raise ConfigurationError(
@@ -277,7 +280,7 @@ class Referral:
         session = _flushed_session(state)
         brought = sign_ups.brought(state, code)
         outcome = sign_ups.bind(state, state.models.connection(session), user_id, brought)
-        attribution.announce(user_id, outcome, session)
+        attribution.announce(outcome, session)
         click = outcome.click and attach(
             session, state.models.ReferralClick, **outcome.click._asdict()
         )
@@ -474,6 +477,17 @@ class Referral:
         self._loaders.bot_detector = function
         return function
 
+    def attribution_check(self, function: AttributionCheckT) -> AttributionCheckT:
+        """Name the function that may refuse to bind a new user: the same card, the same device.
+
+        It takes the user's key, the referrer's key and the code, and is asked last, in the
+        transaction of the sign-up, when nothing else speaks against it. Where it returns anything
+        false the answer of :meth:`attribute` is ``refused``; what it raises, that method raises.
+        The last refusal of a user is kept in ``referral_events`` (kind ``attribution``).
+        """
+        self._loaders.attribution_check = function
+        return function
+
     def whop_user_loader(self, function: BuyerLoaderT) -> BuyerLoaderT:
         """Name the function that finds the buyer of a Whop event; see :meth:`user_loader`.
 
@@ -565,6 +579,17 @@ def _check_dialect(dialect: sa.Dialect) -> None:
                 f"flask-referral needs SQLite 3.35 or newer, and this Python has "
                 f"{sqlite3.sqlite_version}; install a newer Python or use PostgreSQL."
             )
+
+
+def _check_created_column(models: Models, settings: Settings) -> None:
+    name, key = settings.user_created_column, models.user_key
+    if name is not None and attribution.created_column(key, name) is None:
+        raise ConfigurationError(
+            f"REFERRAL_USER_CREATED_COLUMN names {name!r}, and the user table "
+            f"{key.table.fullname!r} declares no such column of type DateTime: correct the name, "
+            "add the column to the user model, or set None, which lets accounts of any age be "
+            "referred."
+        )
 
 
 def _check_schemas(engine: sa.Engine) -> None:

@@ -48,6 +48,6 @@ def _bind_visit(mapper: Mapper[t.Any], connection: sa.Connection, user: t.Any) -
         with connection.begin_nested():
             outcome = sign_ups.bind(state, connection, user_id, brought)
         if (session := object_session(user)) is not None:
-            attribution.announce(user_id, outcome, session)
+            attribution.announce(outcome, session)
     except Exception:
         current_app.logger.exception("The new user was not bound to the visit of this request.")

@@ -81,6 +81,7 @@ def _bind(state: State, db: sa.Connection, user_id: t.Any, brought: Brought) -> 
         visit=visit,
         code=code,
         now=clock.now(),
+        check=state.loaders.attribution_check,
     )
 
 
