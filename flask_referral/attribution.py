@@ -477,5 +477,6 @@ def _keep(models: Models, dialect: str) -> sa.Executable:
     )
     last = {name: insert.excluded[name] for name in ("reference", "outcome", "received_at")}
     key = [event.c.provider, event.c.kind, event.c.event_id]
-    kept: sa.Executable = insert.on_conflict_do_update(index_elements=key, set_=last)
-    return kept
+    kept = insert.on_conflict_do_update(index_elements=key, set_=last)
+    done: sa.Executable = kept.returning(event.c.event_id)
+    return done

@@ -75,7 +75,7 @@ def key_column(kind: str, collation: str | None = None) -> sa.Column[t.Any]:
         return sa.Column("id", sa.Uuid, primary_key=True, default=uuid.uuid4)
     if kind == "hex":
         return sa.Column("id", sa.Uuid(native_uuid=False), primary_key=True, default=uuid.uuid4)
-    text = sa.String(26, collation=collation)
+    text = sa.CHAR(26) if kind == "char" else sa.String(26, collation=collation)
     return sa.Column("id", text, primary_key=True, default=lambda: uuid.uuid4().hex[:26])
 
 

@@ -29,8 +29,8 @@ class Look:
     referrer_id: t.Any
     code: str | None
     may_lock_rows: bool
-    #: Whether there is such a user at all.
-    is_user: bool
+    #: The user's key, as the user table returns it; None where there is no such user.
+    user_id: t.Any
     #: The columns of the user's conversion, or None.
     conversion: dict[str, t.Any] | None
     #: The highest number of a payment that is not taken back whole; 0 without one.
@@ -53,7 +53,7 @@ def look_up(tx: Transaction, referred_id: t.Any, payment: Payment) -> Look:
         referrer_id=row.referrer_user_id,
         code=row.referral_code,
         may_lock_rows=bool(row.may_lock_rows),
-        is_user=bool(row.is_user),
+        user_id=row.user_id,
         conversion=conversion,
         last_number=row.number,
         first_paid_at=row.first_paid_at and as_utc(row.first_paid_at),
@@ -198,7 +198,10 @@ def _look(models: Models, dialect: str) -> sa.Select[t.Any]:
             click.c.referrer_user_id,
             click.c.referral_code,
             wallet.lockable(models, dialect).label("may_lock_rows"),
-            sa.exists().where(models.user_key == user).label("is_user"),
+            sa.select(models.user_key)
+            .where(models.user_key == user)
+            .scalar_subquery()
+            .label("user_id"),
             *(column.label(f"{_OF_CONVERSION}{key}") for key, column in conversion.c.items()),
             live.c.number,
             live.c.first_paid_at,

@@ -171,10 +171,7 @@ def test_a_payment_before_the_binding_is_tried_again_by_the_provider(make: MakeH
     assert [outcome(host, event, id="evt_1") for _ in range(2)] == ["not_referred"] * 2
     row = event_row(host)
     assert row.user_id == buyer and row.details["user"] == str(buyer)
-    code = make_code(host, referrer)
-    with host.app.test_request_context():
-        assert host.referral.attribute(buyer, code=code).reason == "attributed"
-        host.db.session.commit()
+    host.cli("reattribute", str(buyer), make_code(host, referrer), "--yes")
     assert [outcome(host, event, id="evt_1") for _ in range(2)] == ["converted", "duplicate"]
     assert balance(host, referrer) == 1000
     # What is dealt with is not kept.
