@@ -100,5 +100,5 @@ class TestCreatedAt:
         assert said(host, "created-at") == []
 
     def test_no_such_column(self, make_sqlite: MakeHost) -> None:
-        host = make_sqlite(**HEALTHY, REFERRAL_USER_CREATED_COLUMN="joined_at")
+        host = make_sqlite(**HEALTHY, REFERRAL_USER_CREATED_COLUMN=None)
         assert "created-at" not in {each["check"] for each in examine(host)}

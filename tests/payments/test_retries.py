@@ -25,6 +25,8 @@ from ..money import balance
 from ..money import pay
 from ..money import refer
 from ..money import rewards
+from ..visiting import browser
+from ..visiting import COOKIE
 from ..visiting import make_code
 from ..whop import CONFIG
 from ..whop import outcome
@@ -235,11 +237,16 @@ def test_currency_amounts_and_metadata_are_as_they_were_told(make: MakeHost) -> 
     buyer = host.add_user()
     referrer = host.add_user()
     code = make_code(host, referrer)
+    visit = browser(host)
+    visit.get(f"/r/{code}")
+    cookie = visit.get_cookie(COOKIE)
+    assert cookie is not None
     data = {"total": 25.0, "currency": "eur", "usd_total": 30.0}
     event = payment(buyer, metadata={"user_id": str(buyer), "plan": "gold"}, **data)
     assert outcome(host, event, id="evt_1") == "not_referred"
-    with host.app.test_request_context():
-        host.referral.attribute(buyer, code=code)
+    # The visit was first, and the provider faster than the sign-up.
+    with host.app.test_request_context(headers={"Cookie": f"{COOKIE}={cookie.value}"}):
+        host.referral.attribute(buyer)
         assert host.referral.retry_deliveries(buyer) == {"converted": 1}
         host.db.session.commit()
     (purchase,) = seen
