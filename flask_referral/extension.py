@@ -271,8 +271,11 @@ class Referral:
         :param user: a user object or a user id.
         :param code: what the user typed, which goes before the visit, or what :meth:`carry`
             returned. An empty text is no code; any other that is no code is ``unknown_code``.
-        :return: the outcome; see :class:`flask_referral.AttributionReason`. An account counts as
-            older than its visit from one minute on, since clocks differ.
+        :return: the outcome; see :class:`flask_referral.AttributionReason`. An account, and a
+            payment, counts as older than the visit from one minute on, since clocks differ. A
+            typed code has no visit: an account may be as old as the window, and no payment of it
+            known. A payment is known where a webhook told of it, not where :meth:`convert` was
+            called: of a user whom nobody referred that stores nothing.
         :raises UnknownUser: where there is no such user.
         """
         state = self.state
@@ -398,8 +401,8 @@ class Referral:
         """Handle once more what webhooks told of a user and what paid nothing then.
 
         Call it after :meth:`attribute`, for people who paid before they signed up: as guests,
-        whom the provider's user loader finds now, or before anybody had referred them. Each
-        payment earns once, whatever else retries it. Flushes, never commits.
+        whom the provider's user loader finds now, or after their visit and before it was bound.
+        Each payment earns once, whatever else retries it. Flushes, never commits.
 
         The line is drawn at the window: a payment that was told of more than
         ``REFERRAL_COOKIE_MAX_AGE`` before its buyer was bound to a referrer is an existing

@@ -70,7 +70,7 @@ def export(
     # One that came in place of another, since it has older conversions, and was never used.
     is_unseen = sa.and_(
         sa.exists().where(
-            conversion.referral_code == code.code, conversion.converted_at < code.created_at
+            conversion.referral_code == code.code, conversion.converted_at <= code.created_at
         ),
         ~sa.exists().where(click.referral_code == code.code),
     )

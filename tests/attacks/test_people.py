@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import threading
 import time
 import typing as t
@@ -21,8 +22,8 @@ from ..conftest import MakeHost
 from ..hosts import Host
 from ..hosts import KEYS
 from ..money import balance
-from ..money import pay
 from ..money import PATIENCE
+from ..money import pay
 from ..money import rewards
 from ..visiting import add_referrer
 from ..visiting import browser
@@ -77,9 +78,7 @@ def set_created(host: Host, user: t.Any, moment: dt.datetime | None) -> None:
 class TestRings:
     @pytest.mark.parametrize("key", KEYS)
     @pytest.mark.parametrize("typed", [True, False])
-    def test_two_users_do_not_refer_each_other(
-        self, make: MakeHost, key: str, typed: bool
-    ) -> None:
+    def test_two_users_do_not_refer_each_other(self, make: MakeHost, key: str, typed: bool) -> None:
         host = make(key=key)
         (ada, code_of_ada), (bob, code_of_bob) = add_referrer(host), add_referrer(host)
         cookie = None if typed else visit(host, code_of_bob)
@@ -122,7 +121,7 @@ class TestRings:
     def test_a_chain_is_no_ring(self, make: MakeHost) -> None:
         host = make()
         people = [add_referrer(host) for _ in range(4)]
-        for (_, code), (user, _) in zip(people, people[1:]):
+        for (_, code), (user, _) in itertools.pairwise(people):
             assert attribute(host, user, code) == Reason.attributed
 
 
@@ -198,7 +197,7 @@ class TestLateCodes:
         self, make: MakeHost, before: dt.timedelta, reason: Reason, typed: bool
     ) -> None:
         host = make(**CONFIG)
-        referrer, code = add_referrer(host)
+        _, code = add_referrer(host)
         cookie = visit(host, code)
         buyer = host.add_user()
         assert outcome(host, payment(buyer), id="evt_1") == "not_referred"
@@ -210,7 +209,7 @@ class TestLateCodes:
 
     def test_who_converted_is_not_brought_again_by_another(self, make: MakeHost) -> None:
         host = make()
-        (ada, code_of_ada), (bob, code_of_bob) = add_referrer(host), add_referrer(host)
+        (ada, code_of_ada), (_, code_of_bob) = add_referrer(host), add_referrer(host)
         buyer = host.add_user()
         attribute(host, buyer, code_of_ada)
         assert pay(host, buyer) == "converted"

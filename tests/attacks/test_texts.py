@@ -154,7 +154,7 @@ class TestErrors:
 class TestExports:
     def test_nothing_is_told_of_what_others_earned(self, make: MakeHost) -> None:
         host = make()
-        referrer, code = add_referrer(host)
+        referrer = host.add_user()
         buyer = refer(host, referrer)
         assert pay(host, buyer, bonus_cents=777_001) == "converted"
         host.cli("reverse", "mem_1", "--refund-id", "r_1", "--amount-cents", "777000")
