@@ -278,6 +278,9 @@ class TestSpellings:
         assert [user for _, user in bound(host)] == told == [ada]
         assert pay(host, other) == "converted"
         assert pay(host, ada) == "already_converted"
+        with host.app.app_context():
+            # Told to the buyer, and to nobody else.
+            assert len(host.referral.convert(other, "mem_1").rewards) == 1
         assert [row.referred_user_id for row in rewards(host)] == [ada]
 
 

@@ -71,6 +71,11 @@ class TestTerminal:
         assert is_safe(listed) and len(listed.splitlines()) == 2
         assert is_safe(host.cli("events", "show", f"evt{text}").stdout)
         assert is_safe(host.failure("events", "show", text))
+        with host.app.app_context():
+            values = {"provider": f"other{text}", "kind": "delivery", "outcome": "unknown_user"}
+            host.db.session.add(event(event_id=f"evt{text}", **values))
+            host.db.session.commit()
+        assert is_safe(host.failure("events", "show", f"evt{text}"))
         told = host.cli("events", "list", "--json").stdout
         assert is_safe(told) and json.loads(told)[0]["payment"] == text
 
@@ -217,7 +222,7 @@ SIZE = 100_000
 # What their functions read of a text at most.
 SHORT = {"flask_referral.web.bots": 1024, "flask_referral.spelling": 2048}
 units = (
-    " ", "\\t\\n", "a", "A1", "a ", "_", "-", ".", "..", "/", "/.", "/*", "--", "*/ ", "@", "a@",
+    " ", "\\t\\n", "a", "A1", "a ", "_", "-", ".", "..", "/", "/.", "/*", "/* ", "--", "*/ ", "@", "a@",
     "a@b", "a.", "0", "1.", "(", "\\\\", "'", ";", "\\x00", "\\u200b", "\\xe9", "a_", "name_",
     "UPDATE ", "UPDATE a ", "FOR ", "SELECT ", "CREATE ", "https:/", "http", "bot", "com.",
 )
