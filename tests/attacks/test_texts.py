@@ -222,8 +222,8 @@ SIZE = 100_000
 # What their functions read of a text at most.
 SHORT = {"flask_referral.web.bots": 1024, "flask_referral.spelling": 2048}
 units = (
-    " ", "\\t\\n", "a", "A1", "a ", "_", "-", ".", "..", "/", "/.", "/*", "/* ", "--", "*/ ", "@", "a@",
-    "a@b", "a.", "0", "1.", "(", "\\\\", "'", ";", "\\x00", "\\u200b", "\\xe9", "a_", "name_",
+    " ", "\\t\\n", "a", "A1", "a ", "_", "-", ".", "..", "/", "/.", "/*", "/* ", "--", "*/ ", "@",
+    "a@", "a@b", "a.", "0", "1.", "(", "\\\\", "'", ";", "\\x00", "\\u200b", "\\xe9", "a_", "name_",
     "UPDATE ", "UPDATE a ", "FOR ", "SELECT ", "CREATE ", "https:/", "http", "bot", "com.",
 )
 beginnings = ("", "SELECT", "UPDATE a", "CREATE ", "/", "1.", "https://", "mozilla/5.0 (", "a@")
