@@ -91,6 +91,8 @@ def convert(
     claim: claims.Claim | None = None
     for _ in range(ATTEMPTS):
         look = look_up(tx, referred_id, payment)
+        # Two spellings of a key may be equal to the database alone.
+        referred_id = referred_id if look.user_id is None else look.user_id
         purchase = _purchase(look, referred_id, payment)
         refusal = _refusal(tx, look, purchase)
         if refusal is not None:
@@ -153,7 +155,7 @@ def _refusal(tx: Transaction, look: Look, purchase: Purchase) -> Outcome | None:
     if claims.rewarded_by(look.outcome) is not None:
         return _known(tx, look, purchase)
     if look.referrer_id is None:
-        return Outcome(ConversionReason.not_referred, is_user=look.is_user)
+        return Outcome(ConversionReason.not_referred, is_user=look.user_id is not None)
     limit = tx.settings.renewals
     if limit is not None and purchase.number > limit + 1:
         return _already(look)

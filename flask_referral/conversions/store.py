@@ -31,8 +31,8 @@ class Look:
     referrer_id: t.Any
     code: str | None
     may_lock_rows: bool
-    #: Whether there is such a user at all.
-    is_user: bool
+    #: The user's key, as the user table returns it; None where there is no such user.
+    user_id: t.Any
     #: The columns of the user's conversion, or None.
     conversion: dict[str, t.Any] | None
     #: When the user was bound to the referrer (UTC), where that is known, and the click it is by.
@@ -58,7 +58,7 @@ def look_up(tx: Transaction, referred_id: t.Any, payment: Payment) -> Look:
         referrer_id=row.referrer_user_id,
         code=row.referral_code,
         may_lock_rows=bool(row.may_lock_rows),
-        is_user=bool(row.is_user),
+        user_id=row.user_id,
         conversion=conversion,
         bound_at=row.bound_at and as_utc(row.bound_at),
         click_id=row.click_id,
@@ -226,7 +226,10 @@ def _look(models: Models, dialect: str) -> sa.Select[t.Any]:
             click.c.bound_at,
             click.c.id.label("click_id"),
             wallet.lockable(models, dialect).label("may_lock_rows"),
-            sa.exists().where(models.user_key == user).label("is_user"),
+            sa.select(models.user_key)
+            .where(models.user_key == user)
+            .scalar_subquery()
+            .label("user_id"),
             *(column.label(f"{_OF_CONVERSION}{key}") for key, column in conversion.c.items()),
             live.c.number,
             live.c.first_paid_at,

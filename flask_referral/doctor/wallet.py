@@ -38,7 +38,8 @@ ROWS = wallet_checks.Rows(
     own_types=(BONUS,),
 )
 
-_COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+# One that never ends is one, too.
+_COMMENTS = re.compile(r"--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 _LOCKS = re.compile(
     r"\bFOR\s+(NO\s+KEY\s+)?UPDATE\b|\bpg_advisory_(xact_)?lock\b|\bLOCK\s+TABLE\b"
     # An account row that is updated is locked, too.

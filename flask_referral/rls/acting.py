@@ -61,9 +61,10 @@ SELECT set_config('role', host.settings ->> 'role', true),
        set_config('flask_referral.host', '', true)
 FROM host WHERE host.settings IS NOT NULL
 """
-#: Single statements that leave the settings of the transaction as they are.
+#: Single statements that leave the settings of the transaction as they are. What was read is not
+#: read again: a statement may end in any number of blanks.
 _KEEPS_SETTINGS = re.compile(
-    r"\s*(SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES|TABLE|SAVEPOINT|RELEASE)\b[^;]*;?\s*",
+    r"\s*+(SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES|TABLE|SAVEPOINT|RELEASE)\b[^;]*+;?\s*+",
     re.IGNORECASE,
 )
 

@@ -18,9 +18,10 @@ from . import purge
 if t.TYPE_CHECKING:
     from ..db.models import Models
 _OWN_VISIT = ("referral_code", "clicked_at", "bound_at", "referrer_url", "user_agent", "ip_hash")
-#: Columns of a conversion that say who the other one is, or what the other one bought.
-_OTHERS_OF_REFERRER = ("referred_user_id", "whop_membership_id", "metadata_")
-_OTHERS_OF_REFERRED = ("referrer_user_id",)
+#: Columns of a conversion that say who the other one is, what the other one bought or earned, and
+#: the code, which after an erasure is one that nobody has seen.
+_OTHERS_OF_REFERRER = ("referred_user_id", "whop_membership_id", "metadata_", "referral_code")
+_OTHERS_OF_REFERRED = ("referrer_user_id", "bonus_cents", "referral_code")
 #: Columns of a reward that say who bought, and what; of the user's own that is told apart.
 _OTHERS_OF_REWARD = ("user_id", "referred_user_id", "provider", "payment_id", "membership_id")
 _OWN_PAYMENT = ("provider", "payment_id", "membership_id", "number", "created_at")
@@ -66,7 +67,15 @@ def export(
     def conversions(where: t.Any, others: t.Container[str]) -> list[dict[str, t.Any]]:
         return rows(_without(conversion, others), where, conversion.converted_at)
 
-    owned = rows((code.code, code.created_at), code.user_id == user_id, code.code)
+    # One that came in place of another, since it has older conversions, and was never used.
+    is_unseen = sa.and_(
+        sa.exists().where(
+            conversion.referral_code == code.code, conversion.converted_at <= code.created_at
+        ),
+        ~sa.exists().where(click.referral_code == code.code),
+    )
+    is_seen = sa.and_(code.user_id == user_id, ~is_unseen)
+    owned = rows((code.code, code.created_at), is_seen, code.code)
     signed_up = click.referred_user_id.is_not(None).label("signed_up")
     visits = rows(
         (click.clicked_at, signed_up), click.referrer_user_id == user_id, click.clicked_at
@@ -95,7 +104,7 @@ def export(
         ),
         "payments": payments,
         "events": rows(
-            event,
+            _without_bonuses(event),
             sa.or_(_is_about(models, payments), event.user_id == user_id),
             event.received_at,
         ),
@@ -105,6 +114,21 @@ def export(
 
 def _without(columns: t.Any, others: t.Container[str]) -> list[sa.Label[t.Any]]:
     return [column.label(column.name) for column in columns if column.key not in others]
+
+
+def _without_bonuses(event: t.Any) -> list[sa.ColumnElement[t.Any]]:
+    """Return the columns of an event; how much of the referrer's bonus a fact took is not told.
+
+    What was paid and refunded stands in the deliveries.
+    """
+    is_of_bonus = event.kind.in_(list(Kind))
+    amounts = ("amount_cents", "base_cents")
+    return [
+        sa.case((is_of_bonus, sa.null()), else_=column).label(column.name)
+        if column.name in amounts
+        else column.label(column.name)
+        for column in event
+    ]
 
 
 def _is_about(models: Models, payments: list[dict[str, t.Any]]) -> sa.ColumnElement[bool]:

@@ -60,7 +60,7 @@ def _bind_visit(mapper: Mapper[t.Any], connection: sa.Connection, user: t.Any) -
                 return
             outcome = sign_ups.bind(state, connection, user_id, brought, is_shared=False)
         if (session := object_session(user)) is not None:
-            attribution.announce(user_id, outcome, session)
+            attribution.announce(outcome, session)
     except Exception:
         current_app.logger.exception("The new user was not bound to the visit of this request.")
 

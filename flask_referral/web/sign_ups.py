@@ -92,6 +92,7 @@ def _bind(
         code=code,
         now=clock.now(),
         is_shared=is_shared,
+        check=state.loaders.attribution_check,
     )
 
 

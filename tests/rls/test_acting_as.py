@@ -630,7 +630,7 @@ def test_role_that_may_not_be_taken(plain: World, role: str, message: str) -> No
             pytest.fail("the block was entered")
         host.db.session.rollback()
         assert owners(host.db.session, host) == everybody(plain)
-    host.current_user = 1
+    host.current_user, host.app.debug = 1, True
     answer = host.client().post("/api/referral/generate")
     assert answer.status_code == 500
     assert "flask referral rls grant" in answer.get_json()["error"]
