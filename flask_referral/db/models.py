@@ -81,7 +81,7 @@ class new_uuid(FunctionElement[uuid.UUID]):
 
 @compiles(new_uuid)
 def _compile_new_uuid(element: new_uuid, compiler: t.Any, **kwargs: t.Any) -> str:
-    return "gen_random_uuid()"
+    return "pg_catalog.gen_random_uuid()"
 
 
 @compiles(new_uuid, "sqlite")

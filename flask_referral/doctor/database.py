@@ -7,6 +7,7 @@ import typing as t
 import sqlalchemy as sa
 
 from .. import schema
+from ..db import qualified
 from ..db.failures import is_away
 from ..db.models import USERS_TRIGGER
 from ..errors import SchemaDiffers
@@ -43,7 +44,7 @@ _IDLE = sa.text(
 def answers(patient: Patient) -> t.Iterator[Finding]:
     """Whether there is a database, and new enough."""
     with patient.connect() as connection:
-        connection.execute(sa.select(1))
+        qualified.execute(connection, sa.select(1))
         version = connection.dialect.server_version_info or ()
     name, minimum = NAMES[patient.dialect], MINIMUM[patient.dialect]
     if version < minimum:
@@ -151,10 +152,10 @@ def read_bind(patient: Patient) -> t.Iterator[Finding]:
     name = f"The database {patient.state.settings.read_bind!r} of REFERRAL_READ_BIND"
     column = patient.state.models.ReferralCode.__table__.c.code
     with patient.connect() as connection:
-        code = connection.scalar(sa.select(column).limit(1))
+        code = qualified.execute(connection, sa.select(column).limit(1)).scalar()
     try:
         with engine.connect() as connection:
-            found = connection.scalar(sa.select(column).where(column == code))
+            found = qualified.execute(connection, sa.select(column).where(column == code)).scalar()
     except sa.exc.SQLAlchemyError as error:
         what = "did not answer" if is_away(error) else "cannot be read"
         yield fault(

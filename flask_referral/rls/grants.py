@@ -36,19 +36,21 @@ SERVICE_POLICY = "referral_service"
 _TABLES = sa.text(
     """
     SELECT wanted.name, c.oid, n.nspname AS schema, c.relrowsecurity AS secured,
-           pg_get_userbyid(c.relowner) AS owner, pg_has_role(c.relowner, 'USAGE') AS is_ours,
-           ARRAY(SELECT CASE WHEN role.oid = 0 THEN 'public' ELSE pg_get_userbyid(role.oid) END
-                 FROM pg_policy AS policy, unnest(policy.polroles) AS role (oid)
+           pg_catalog.pg_get_userbyid(c.relowner) AS owner,
+           pg_catalog.pg_has_role(c.relowner, 'USAGE') AS is_ours,
+           ARRAY(SELECT CASE WHEN role.oid = 0 THEN 'public'
+                             ELSE CAST(pg_catalog.pg_get_userbyid(role.oid) AS text) END
+                 FROM pg_policy AS policy, pg_catalog.unnest(policy.polroles) AS role (oid)
                  WHERE policy.polrelid = c.oid AND policy.polname = :policy
                  ORDER BY 1) AS service_roles
-    FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS wanted (name, position)
-    LEFT JOIN pg_class AS c ON c.oid = to_regclass(wanted.name)
+    FROM pg_catalog.unnest(CAST(:names AS text[])) WITH ORDINALITY AS wanted (name, position)
+    LEFT JOIN pg_class AS c ON c.oid = CAST(pg_catalog.to_regclass(wanted.name) AS oid)
     LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace
     ORDER BY wanted.position
     """
 )
 _ROLE = sa.text("SELECT rolsuper, rolbypassrls FROM pg_roles WHERE rolname = :role")
-_IS_MEMBER = sa.text("SELECT pg_has_role(:member, :role, 'MEMBER')")
+_IS_MEMBER = sa.text("SELECT pg_catalog.pg_has_role(:member, :role, 'MEMBER')")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +187,7 @@ class _Granting:
 
     def grant_usage(self, role: str) -> None:
         schema = self.version.schema
-        allowed = sa.text("SELECT has_schema_privilege(:role, :schema, 'USAGE')")
+        allowed = sa.text("SELECT pg_catalog.has_schema_privilege(:role, :schema, 'USAGE')")
         parameters = {"role": role, "schema": schema}
         sql = f"GRANT USAGE ON SCHEMA {self.quote(schema)} TO {self.quote(role)}"
         if self.connection.execute(allowed, parameters).scalar():
@@ -199,7 +201,7 @@ class _Granting:
         """Let ``member`` take ``role``, which acting_as() does, without having its rights."""
         # PostgreSQL 16 tells taking a role from inheriting its rights.
         is_new = (self.connection.dialect.server_version_info or ()) >= (16,)
-        allowed = sa.text("SELECT pg_has_role(:member, :role, :how)")
+        allowed = sa.text("SELECT pg_catalog.pg_has_role(:member, :role, :how)")
         parameters = {"member": member, "role": role, "how": "SET" if is_new else "MEMBER"}
         if not self.connection.execute(allowed, parameters).scalar():
             options = " WITH INHERIT FALSE, SET TRUE" if is_new else ""

@@ -146,7 +146,7 @@ def _create(user_key: sa.Column, schema: str | None) -> None:
 
 def _id() -> sa.Column:
     sqlite = op.get_context().dialect.name == "sqlite"
-    default = sa.text(SQLITE_UUID if sqlite else "gen_random_uuid()")
+    default = sa.text(SQLITE_UUID if sqlite else "pg_catalog.gen_random_uuid()")
     return sa.Column("id", sa.Uuid(), server_default=default, nullable=False)
 
 
