@@ -18,6 +18,7 @@ from sqlalchemy.pool import StaticPool
 
 from flask_referral.db.failures import explain
 from flask_referral.db.models import VERSION_TABLE
+from flask_referral.db.qualified import qualify
 from flask_referral.errors import ConfigurationError
 from flask_referral.errors import MigrationRefused
 from flask_referral.errors import ReferralError
@@ -133,6 +134,7 @@ def run_online() -> None:
     # The application's own engine may be in AUTOCOMMIT, or in a mode whose snapshot is old.
     level = "SERIALIZABLE" if state.engine.dialect.name == "sqlite" else "READ COMMITTED"
     with state.engine.connect() as connection:
+        qualify(connection)
         with transactional_ddl(connection):
             connection.execution_options(isolation_level=level)
             configure = functools.partial(

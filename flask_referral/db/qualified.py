@@ -16,6 +16,7 @@ import weakref
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import CITEXT
+from sqlalchemy.dialects.postgresql import OID
 from sqlalchemy.sql import operators
 
 #: Constructs of the grammar that look like functions.
@@ -27,7 +28,7 @@ _dialects: weakref.WeakKeyDictionary[sa.Dialect, sa.Dialect] = weakref.WeakKeyDi
 
 def compile(statement: t.Any, dialect: sa.Dialect, **options: t.Any) -> t.Any:
     """Compile a statement of ours."""
-    return statement.compile(dialect=_qualifying(dialect), **options)
+    return statement.compile(dialect=qualifying(dialect), **options)
 
 
 def execute(
@@ -39,7 +40,7 @@ def execute(
     :param options: ``execution_options``.
     """
     before = connection.dialect
-    connection.dialect = _qualifying(before)
+    connection.dialect = qualifying(before)
     try:
         result: sa.CursorResult[t.Any] = connection.execute(statement, values, **options)
         return result
@@ -57,10 +58,12 @@ class _Qualified:
         return f"pg_catalog.{text}"
 
     def visit_binary(self, binary: t.Any, *rest: t.Any, **named: t.Any) -> str:
-        # An IN can name no operator. There is none of pg_catalog's for two VARCHAR.
-        if binary.operator in (operators.in_op, operators.not_in_op) and _is_varchar(binary.left):
-            binary = binary._clone()
-            binary.left = sa.cast(binary.left, sa.Text())
+        # An IN can name no operator, and pg_catalog has none for two of these.
+        if binary.operator in (operators.in_op, operators.not_in_op):
+            exact = _exact(binary.left)
+            if exact is not None:
+                binary = binary._clone()
+                binary.left = sa.cast(binary.left, exact)
         text: str = super().visit_binary(binary, *rest, **named)  # type: ignore[misc]
         return text
 
@@ -86,9 +89,12 @@ def _is_string(type_: t.Any) -> bool:
     return isinstance(type_, sa.String) and not isinstance(type_, sa.Enum | CITEXT)
 
 
-def _is_varchar(element: t.Any) -> bool:
+def _exact(element: t.Any) -> t.Any:
+    """Return the type that is compared in place of one without operators of its own, or None."""
     type_ = _stored(element)
-    return _is_string(type_) and not isinstance(type_, sa.Text)
+    if isinstance(type_, OID):
+        return sa.BigInteger()
+    return sa.Text() if _is_string(type_) and not isinstance(type_, sa.Text) else None
 
 
 def _is_foreign(element: t.Any) -> bool:
@@ -103,7 +109,12 @@ def _stored(element: t.Any) -> t.Any:
     return type_
 
 
-def _qualifying(dialect: sa.Dialect) -> sa.Dialect:
+def qualify(connection: sa.Connection) -> None:
+    """Do so for all that a connection of ours executes, SQLAlchemy's reflection included."""
+    connection.dialect = qualifying(connection.dialect)
+
+
+def qualifying(dialect: sa.Dialect) -> sa.Dialect:
     """Return a dialect as it is, but for how it writes functions and operators."""
     if dialect.name != "postgresql":
         return dialect

@@ -34,9 +34,27 @@ _IDLE = sa.text(
           SELECT FROM pg_catalog.pg_locks l
           WHERE l.pid = a.pid AND l.mode IN ('RowShareLock', 'RowExclusiveLock')
             AND l.relation IN (
-                SELECT pg_catalog.to_regclass(name)
+                SELECT CAST(pg_catalog.to_regclass(name) AS oid)
                 FROM pg_catalog.unnest(CAST(:tables AS text[])) AS name))
     ORDER BY a.state_change
+    """
+)
+
+#: Schemas of the search path in which somebody may create functions who neither owns the database
+#: nor is trusted with all of it.
+_OPEN = sa.text(
+    """
+    SELECT n.nspname AS schema,
+           CASE WHEN acl.grantee = '0' THEN 'everybody (PUBLIC)'
+                ELSE CAST(pg_catalog.pg_get_userbyid(acl.grantee) AS text) END AS who
+    FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) AS path (name)
+    JOIN pg_catalog.pg_namespace AS n ON n.nspname = path.name
+    CROSS JOIN pg_catalog.aclexplode(n.nspacl) AS acl
+    LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = acl.grantee
+    JOIN pg_catalog.pg_database AS d ON d.datname = pg_catalog.current_database()
+    WHERE acl.privilege_type = 'CREATE' AND acl.grantee NOT IN (n.nspowner, d.datdba)
+      AND r.rolsuper IS NOT TRUE AND r.rolname IS DISTINCT FROM current_user
+    ORDER BY 1, 2
     """
 )
 
@@ -193,6 +211,24 @@ def transactions(patient: Patient) -> t.Iterator[Finding]:
         )
 
 
+def search_path(patient: Patient) -> t.Iterator[Finding]:
+    """Whether others may create functions where the application's SQL looks for them.
+
+    SQL of this package names the schema of each function; the host's own may not.
+    """
+    with patient.connect() as connection:
+        found = connection.execute(_OPEN).all()
+        quote = connection.dialect.identifier_preparer.quote
+    for row in found:
+        who = "PUBLIC" if "PUBLIC" in row.who else quote(row.who)
+        yield warning(
+            f"In schema {row.schema!r}, which is in the application's search path, {row.who} may "
+            "create functions: one that fits SQL of the application better than PostgreSQL's own "
+            "runs with the application's rights.",
+            f"REVOKE CREATE ON SCHEMA {quote(row.schema)} FROM {who};",
+        )
+
+
 def _dotted(version: tuple[t.Any, ...]) -> str:
     return ".".join(map(str, version))
 
@@ -224,6 +260,13 @@ CHECKS = (
         transactions,
         "No transaction holds locks while the application does something else.",
         ("database", "user-table", "migrations"),
+        applies=lambda patient: patient.dialect == "postgresql",
+    ),
+    Check(
+        "search-path",
+        search_path,
+        "Nobody else may create functions in the application's search path.",
+        ("database",),
         applies=lambda patient: patient.dialect == "postgresql",
     ),
     Check(

@@ -57,7 +57,7 @@ _WIDE = sa.text(
     WHERE p.polrelid = ANY(CAST(:oids AS oid[])) AND p.polpermissive
       AND p.polcmd IN ('*', 'r') AND pg_catalog.pg_get_expr(p.polqual, p.polrelid) = 'true'
       AND EXISTS (SELECT 1 FROM pg_catalog.unnest(p.polroles) AS member
-                  WHERE member = 0 OR pg_catalog.pg_has_role(:role, member, 'USAGE'))
+                  WHERE member = '0' OR pg_catalog.pg_has_role(:role, member, 'USAGE'))
     """
 )
 _LACKING = sa.text(

@@ -38,7 +38,7 @@ _TABLES = sa.text(
     SELECT wanted.name, c.oid, n.nspname AS schema, c.relrowsecurity AS secured,
            pg_catalog.pg_get_userbyid(c.relowner) AS owner,
            pg_catalog.pg_has_role(c.relowner, 'USAGE') AS is_ours,
-           ARRAY(SELECT CASE WHEN role.oid = 0 THEN 'public'
+           ARRAY(SELECT CASE WHEN role.oid = '0' THEN 'public'
                              ELSE CAST(pg_catalog.pg_get_userbyid(role.oid) AS text) END
                  FROM pg_policy AS policy, pg_catalog.unnest(policy.polroles) AS role (oid)
                  WHERE policy.polrelid = c.oid AND policy.polname = :policy

@@ -151,7 +151,9 @@ def _id() -> sa.Column:
 
 
 def _moment(name: str) -> sa.Column:
-    return sa.Column(name, sa.DateTime(timezone=True), server_default=sa.func.now())
+    sqlite = op.get_context().dialect.name == "sqlite"
+    default = sa.text("CURRENT_TIMESTAMP" if sqlite else "pg_catalog.now()")
+    return sa.Column(name, sa.DateTime(timezone=True), server_default=default)
 
 
 def _foreign_key(

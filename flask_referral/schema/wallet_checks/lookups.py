@@ -49,7 +49,7 @@ def in_postgresql(connection: sa.Connection, oid: int, wallet: str) -> t.Iterato
         " ORDER BY k.place) AS columns"
         " FROM pg_constraint c JOIN pg_class r ON r.oid = c.confrelid"
         " JOIN pg_namespace n ON n.oid = r.relnamespace"
-        f" WHERE c.conrelid = {oid} AND c.contype = 'f'"
+        f" WHERE c.conrelid = '{oid}' AND c.contype = 'f'"
         # PostgreSQL 18 has constraints that are NOT ENFORCED: they refuse nothing.
         " AND coalesce((pg_catalog.to_jsonb(c) OPERATOR(pg_catalog.->>) 'conenforced')::boolean,"
         " true) ORDER BY c.conname",

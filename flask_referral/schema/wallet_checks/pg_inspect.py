@@ -151,7 +151,7 @@ def find_table(connection: sa.Connection, table: str, schema: str | None) -> int
     row = connection.execute(
         sa.text(
             "SELECT c.oid, c.relkind FROM pg_catalog.pg_class c"
-            " WHERE c.oid = pg_catalog.to_regclass(:name)"
+            " WHERE c.oid = CAST(pg_catalog.to_regclass(:name) AS oid)"
         ),
         {"name": name},
     ).one_or_none()
@@ -213,9 +213,11 @@ def _columns(connection: sa.Connection, oid: int) -> tuple[Column, ...]:
             " AS collation, pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS expression,"
             " ARRAY(SELECT CAST(r.attname AS text) FROM pg_attribute r JOIN pg_depend p"
             " ON p.refobjsubid = r.attnum AND p.refobjid = r.attrelid"
-            " AND p.refclassid = CAST('pg_class' AS regclass) WHERE r.attrelid = c.attrelid"
-            " AND ((p.classid = CAST('pg_class' AS regclass) AND p.objid = c.attrelid"
-            " AND p.objsubid = c.attnum) OR (p.classid = CAST('pg_attrdef' AS regclass)"
+            " AND p.refclassid = CAST(CAST('pg_class' AS regclass) AS oid)"
+            " WHERE r.attrelid = c.attrelid"
+            " AND ((p.classid = CAST(CAST('pg_class' AS regclass) AS oid) AND p.objid = c.attrelid"
+            " AND p.objsubid = c.attnum) OR (p.classid ="
+            " CAST(CAST('pg_attrdef' AS regclass) AS oid)"
             " AND p.objid = d.oid))) AS reads"
             " FROM chain c JOIN pg_type t ON t.oid = c.typ"
             " LEFT JOIN pg_attrdef d ON d.adrelid = c.attrelid AND d.adnum = c.attnum"
