@@ -143,18 +143,6 @@ def _index(name: str, *columns: str, **options: t.Any) -> sa.Index:
     return sa.Index(conv(name), *columns, **options)
 
 
-def _check(cls: type[_Mixin], column: str, rule: str) -> sa.CheckConstraint:
-    """Return a rule of PostgreSQL's; SQLite, whose dates are texts, has triggers instead."""
-    name = conv(f"{cls.__tablename__}_{column}_check")
-    return sa.CheckConstraint(rule, name=name).ddl_if(dialect="postgresql")
-
-
-def _date_check(cls: type[_Mixin], column: str) -> sa.CheckConstraint:
-    # PostgreSQL's years go from 4713 BC to 294276, Python's from 1 to 9999.
-    rule = f"{column} >= '0001-01-02 00:00:00+00' AND {column} <= '9999-12-30 00:00:00+00'"
-    return _check(cls, column, rule.replace(":", r"\:"))
-
-
 class _Mixin:
     """What the mixins share: how their tables are built."""
 
@@ -275,8 +263,6 @@ class ReferralCodeMixin(_Mixin):
     def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
         yield _index("idx_referral_codes_user_id", "user_id", unique=True)
         yield _index("idx_referral_codes_code", "code", unique=True)
-        yield _check(cls, "code", "code COLLATE \"C\" ~ '^[A-Z0-9]{3,32}$'")
-        yield _date_check(cls, "created_at")
 
 
 class ReferralClickMixin(_Mixin):
@@ -311,8 +297,6 @@ class ReferralClickMixin(_Mixin):
             "referrer_user_id <> referred_user_id",
             name=conv("referral_clicks_referrer_not_referred_check"),
         )
-        yield _date_check(cls, "clicked_at")
-        yield _date_check(cls, "bound_at")
         yield _index("idx_referral_clicks_referral_code", "referral_code")
         yield _index(
             "idx_referral_clicks_referrer_user_id",
@@ -499,9 +483,7 @@ class ReferralIssuedCodeMixin(_Mixin):
     #: UTC
     issued_at: Mapped[dt.datetime] = _moment(default=True)
     #: whether it is the one that the user shares
-    is_current: Mapped[bool] = mapped_column(
-        sa.Boolean(), server_default=sa.true(), nullable=False
-    )
+    is_current: Mapped[bool] = mapped_column(sa.Boolean(), server_default=sa.true(), nullable=False)
 
     @classmethod
     def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:

@@ -12,6 +12,8 @@ from ..db.failures import is_away
 from ..db.models import USERS_TRIGGER
 from ..errors import SchemaDiffers
 from .findings import Check
+from .findings import counted
+from .findings import EXAMPLES
 from .findings import fault
 from .findings import Finding
 from .findings import ok
@@ -211,6 +213,29 @@ def transactions(patient: Patient) -> t.Iterator[Finding]:
         )
 
 
+def codes(patient: Patient) -> t.Iterator[Finding]:
+    """Whether there are codes from before the database refused what is none."""
+    is_none = (
+        "code GLOB '*[^A-Z0-9]*' OR length(code) NOT BETWEEN 3 AND 32"
+        if patient.dialect == "sqlite"
+        else "code COLLATE \"C\" OPERATOR(pg_catalog.!~) '^[A-Z0-9]{3,32}$'"
+    )
+    table = patient.state.models.ReferralCode.__table__
+    with patient.connect() as connection:
+        name = connection.dialect.identifier_preparer.format_table(table)
+        found = connection.execute(
+            sa.text(f"SELECT code, user_id FROM {name} WHERE {is_none} ORDER BY user_id")
+        ).all()
+    if found:
+        examples = ", ".join(f"{row.code[:32]!r} of user {row.user_id}" for row in found[:EXAMPLES])
+        yield warning(
+            f"{counted(len(found), 'row', 'rows')} of {table.name} "
+            f"{'has a code that is' if len(found) == 1 else 'have codes that are'} none, which "
+            f"no link and no form accepts: {examples}.",
+            "Remove them with flask referral erase USER; the user is then given another one.",
+        )
+
+
 def search_path(patient: Patient) -> t.Iterator[Finding]:
     """Whether others may create functions where the application's SQL looks for them.
 
@@ -261,6 +286,12 @@ CHECKS = (
         "No transaction holds locks while the application does something else.",
         ("database", "user-table", "migrations"),
         applies=lambda patient: patient.dialect == "postgresql",
+    ),
+    Check(
+        "codes",
+        codes,
+        "All codes have the form of one.",
+        ("database", "migrations"),
     ),
     Check(
         "search-path",

@@ -67,7 +67,8 @@ _LACKING = sa.text(
     JOIN pg_class AS c ON c.oid = given.oid
     CROSS JOIN pg_catalog.unnest(CAST(:rights AS text[])) AS wanted
     WHERE NOT pg_catalog.has_schema_privilege(:role, c.relnamespace, 'USAGE')
-       OR NOT pg_catalog.has_table_privilege(:role, c.oid, wanted)
+       OR NOT CASE WHEN :whole THEN pg_catalog.has_table_privilege(:role, c.oid, wanted)
+                   ELSE pg_catalog.has_any_column_privilege(:role, c.oid, wanted) END
     """
 )
 
@@ -146,7 +147,7 @@ def _role(patient: Patient, connection: sa.Connection, name: str) -> t.Iterator[
             f"Take the policy, or the role that it is for, away from {name!r}.",
         )
     readable = [table.oid for table in tables if table.name in USER_TABLES]
-    if _lacks(connection, readable, name, ["SELECT"]):
+    if _lacks(connection, readable, name, ["SELECT"], whole=False):
         yield fault(
             f"The role {name!r} of REFERRAL_RLS_ROLE may not read the referral tables.", grant
         )
@@ -206,9 +207,14 @@ def _tables(
 
 
 def _lacks(
-    connection: sa.Connection, oids: list[int], role: str, rights: list[str]
+    connection: sa.Connection, oids: list[int], role: str, rights: list[str], *, whole: bool = True
 ) -> dict[str, None]:
-    rows = connection.execute(_LACKING, {"oids": oids, "role": role, "rights": rights})
+    """Return the rights that a role lacks on tables.
+
+    :param whole: whether those on some columns are too little.
+    """
+    values = {"oids": oids, "role": role, "rights": rights, "whole": whole}
+    rows = connection.execute(_LACKING, values)
     return dict.fromkeys(f"{row.wanted} on {row.name}" for row in rows)
 
 

@@ -20,14 +20,24 @@ from ..schema import ddl_locks
 
 if t.TYPE_CHECKING:
     from ..db.models import Models
-#: What users read, each their own rows.
-USER_TABLES = (
-    "referral_codes",
-    "referral_clicks",
-    "referral_conversions",
-    "referral_rewards",
-    "referral_daily",
-)
+#: What users read, each their own rows: the columns that a referrer's page shows. Of visitors
+#: nothing personal, and not who bought what.
+READABLE = {
+    "referral_codes": ("id", "user_id", "code", "created_at"),
+    "referral_clicks": (
+        *("id", "referral_code", "referrer_user_id", "referred_user_id"),
+        *("clicked_at", "bound_at"),
+    ),
+    "referral_conversions": (
+        *("id", "referrer_user_id", "referral_code", "bonus_cents", "converted_at"),
+    ),
+    "referral_rewards": (
+        *("id", "conversion_id", "user_id", "role", "number", "cents", "reversed_cents"),
+        *("shortfall_cents", "status", "available_at", "credited_at", "created_at", "campaign"),
+    ),
+    "referral_daily": ("referrer_user_id", "day", "clicks"),
+}
+USER_TABLES = tuple(READABLE)
 #: What the application works on; users have nothing on those that are not in USER_TABLES.
 SERVICE_TABLES = (*USER_TABLES, "referral_events", "referral_issued_codes")
 #: On each of SERVICE_TABLES: all rows for the application's login.
@@ -104,7 +114,10 @@ class _Granting:
         self.check_roles()
         user = self.quote(self.user_role)
         self.grant_usage(self.user_role)
-        self.execute(f"GRANT SELECT ON {', '.join(self.user_tables)} TO {user}")
+        # Also what a host granted on whole tables.
+        self.execute(f"REVOKE SELECT ON {', '.join(self.user_tables)} FROM {user}")
+        for table, columns in zip(self.user_tables, READABLE.values(), strict=True):
+            self.execute(f"GRANT SELECT ({', '.join(columns)}) ON {table} TO {user}")
         self.grant_membership(self.login, self.user_role)
         if self.service_role is not None:
             service = self.quote(self.service_role)

@@ -25,7 +25,7 @@ CODES, CLICKS = "referral_codes", "referral_clicks"
 CONVERSIONS, REWARDS = "referral_conversions", "referral_rewards"
 ISSUED = "referral_issued_codes"
 FUNCTION = "referral_keep_issued_codes"
-FORM = "code COLLATE \"C\" ~ '^[A-Z0-9]{3,32}$'"
+FORM = "code COLLATE \"C\" OPERATOR(pg_catalog.~) '^[A-Z0-9]{3,32}$'"
 #: What every program can hold, PostgreSQL's own years going from 4713 BC to 294276.
 FIRST, LAST = "'0001-01-02 00:00:00+00'", "'9999-12-30 00:00:00+00'"
 #: table, column
@@ -187,12 +187,8 @@ def _hold(table: str, column: str) -> None:
 
 def _check(table: str, column: str, rule: str) -> None:
     name = f"{table}_{column}_check"
-    # create_all() makes it, too.
     _do(
-        f"IF NOT EXISTS (SELECT 1 FROM pg_constraint WHERE conname = '{name}'\n"
-        f"               AND conrelid = '{_name(table)}'::regclass::oid) THEN\n"
-        f"    ALTER TABLE {_name(table)} ADD CONSTRAINT {name} CHECK ({rule}) NOT VALID;\n"
-        "END IF;\n"
+        f"ALTER TABLE {_name(table)} ADD CONSTRAINT {name} CHECK ({rule}) NOT VALID;\n"
         f"IF NOT EXISTS (SELECT 1 FROM {_name(table)} WHERE NOT ({rule})) THEN\n"
         f"    ALTER TABLE {_name(table)} VALIDATE CONSTRAINT {name};\n"
         "END IF;"

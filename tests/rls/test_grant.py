@@ -28,7 +28,7 @@ USER_TABLES = (
     "referral_rewards",
     "referral_daily",
 )
-TABLES = (*USER_TABLES, "referral_events")
+TABLES = (*USER_TABLES, "referral_events", "referral_issued_codes")
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
 
@@ -211,8 +211,10 @@ def test_json_says_what_was_granted(cluster: Cluster, host: Host) -> None:
     report = json.loads(result.stdout)
     assert report["user_role"] == user
     assert report["service_role"] == service
-    assert report["statements"] == [
-        f"GRANT SELECT ON {', '.join(USER_TABLES)} TO {user}",
+    granted = [sql for sql in report["statements"] if not sql.startswith("GRANT SELECT (")]
+    assert len(report["statements"]) == len(granted) + len(USER_TABLES)
+    assert granted == [
+        f"REVOKE SELECT ON {', '.join(USER_TABLES)} FROM {user}",
         f"GRANT {user} TO {cluster.owner} WITH INHERIT FALSE, SET TRUE",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(TABLES)} TO {service}",
         f"GRANT SELECT ON referral_alembic_version TO {service}",
