@@ -17,10 +17,11 @@ if t.TYPE_CHECKING:
 
 def count_missing(connection: sa.Connection, models: Models) -> int:
     """Return how many users have no code. One statement, which reads the whole user table."""
-    return qualified.execute(
+    missing = qualified.execute(
         connection,
         sa.select(sa.func.count()).select_from(models.user_key.table).where(_has_no_code(models)),
-    ).scalar_one()
+    )
+    return int(missing.scalar_one())
 
 
 def batches(connection: sa.Connection, models: Models, size: int) -> t.Iterator[int]:

@@ -53,7 +53,7 @@ def count_old(
 ) -> int:
     """Return of how many deliveries :func:`forget_old` would remove something. One statement."""
     is_old = _is_old(models, now, window)
-    return qualified.execute(connection, sa.select(sa.func.count()).where(is_old)).scalar_one()
+    return int(qualified.execute(connection, sa.select(sa.func.count()).where(is_old)).scalar_one())
 
 
 def forget_old(

@@ -44,7 +44,7 @@ def count(
 ) -> int:
     """Return how many clicks :func:`batches` would change. One statement."""
     wanted = _wanted(models, connection.dialect.name, before, forgotten, delete)
-    return qualified.execute(connection, sa.select(sa.func.count()).where(wanted)).scalar_one()
+    return int(qualified.execute(connection, sa.select(sa.func.count()).where(wanted)).scalar_one())
 
 
 def batches(

@@ -69,9 +69,11 @@ INSERT = sa.text("INSERT INTO referral_codes (user_id, code) VALUES (:user, :cod
 
 @pytest.mark.parametrize("code", NO_CODES, ids=lambda code: repr(code[:12]))
 def test_what_is_no_code_is_not_stored(world: World, code: str) -> None:
-    with client(world, world.ids[2]) as connection:
-        with pytest.raises(sa.exc.DBAPIError, match="referral_codes_code_check"):
-            connection.execute(INSERT, {"user": world.ids[2], "code": code})
+    with (
+        client(world, world.ids[2]) as connection,
+        pytest.raises(sa.exc.DBAPIError, match="referral_codes_code_check"),
+    ):
+        connection.execute(INSERT, {"user": world.ids[2], "code": code})
 
 
 @pytest.mark.parametrize("code", ["K7M2PQ9X", "ADA", "A" * 32, "0123456789"])
@@ -89,9 +91,11 @@ def test_generated_and_chosen_codes_are_stored(world: World, code: str) -> None:
 def test_users_choose_neither_the_id_nor_the_date(world: World, columns: str, value: str) -> None:
     sql = f"INSERT INTO referral_codes (user_id, code, {columns}) VALUES (:user, :code, :value)"
     values = {"user": world.ids[2], "code": "K7M2PQ9X", "value": value}
-    with client(world, world.ids[2]) as connection:
-        with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
-            connection.execute(sa.text(sql), values)
+    with (
+        client(world, world.ids[2]) as connection,
+        pytest.raises(sa.exc.ProgrammingError, match="permission denied"),
+    ):
+        connection.execute(sa.text(sql), values)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +113,11 @@ def test_users_choose_neither_the_id_nor_the_date(world: World, columns: str, va
     ],
 )
 def test_users_can_do_nothing_else(world: World, sql: str) -> None:
-    with client(world, world.ids[0]) as connection:
-        with pytest.raises(sa.exc.DBAPIError, match=r"permission denied|must be called as"):
-            connection.execute(sa.text(sql))
+    with (
+        client(world, world.ids[0]) as connection,
+        pytest.raises(sa.exc.DBAPIError, match=r"permission denied|must be called as"),
+    ):
+        connection.execute(sa.text(sql))
 
 
 PRIVATE = {
@@ -146,9 +152,12 @@ def test_the_role_of_rls_grant_reads_no_more(
         host, (user, *_) = world.host, world.ids
         columns = [(table, each) for table, names in PRIVATE.items() for each in names]
         for table, column in columns:
-            with host.app.app_context(), host.referral.acting_as(user):
-                with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
-                    host.db.session.execute(sa.text(f"SELECT {column} FROM {table}"))
+            with (
+                host.app.app_context(),
+                host.referral.acting_as(user),
+                pytest.raises(sa.exc.ProgrammingError, match="permission denied"),
+            ):
+                host.db.session.execute(sa.text(f"SELECT {column} FROM {table}"))
             with host.app.app_context():
                 host.db.session.rollback()
 
@@ -156,7 +165,7 @@ def test_the_role_of_rls_grant_reads_no_more(
 def test_the_referrers_own_figures_are_still_shown(world: World) -> None:
     host = world.host
     host.current_user = world.ids[0]
-    figures = host.client().get("/api/referral/stats").json
+    figures = t.cast(t.Any, host.client().get("/api/referral/stats").json)
     assert figures["totals"]["earned_cents"] == 1000
     assert figures["totals"]["clicks"] == 2
     assert host.client().post("/api/referral/generate").json == {"code": figures["code"]}
@@ -225,9 +234,12 @@ def test_what_is_no_code_is_not_stored_by_anybody(make: MakeHost, code: str) -> 
         insert(host, user, code)
     insert(host, user, good := generate_referral_code())
     table = host.referral.models.ReferralCode.__table__
-    with host.app.app_context(), host.db.engine.begin() as connection:
-        with pytest.raises(sa.exc.IntegrityError, match="referral_codes_code_check"):
-            connection.execute(sa.update(table).values(code=code))
+    with (
+        host.app.app_context(),
+        host.db.engine.begin() as connection,
+        pytest.raises(sa.exc.IntegrityError, match="referral_codes_code_check"),
+    ):
+        connection.execute(sa.update(table).values(code=code))
     assert issued(host) == {good: user}
 
 
@@ -265,7 +277,7 @@ def test_dates_that_no_program_can_hold_break_nothing(make_postgresql: MakeHost,
     host.cli("db", "upgrade")
     host.current_user = user
     assert host.client().post("/api/referral/generate").json == {"code": code}
-    assert host.client().get("/api/referral/stats").json["totals"]["signups"] == 1
+    assert t.cast(t.Any, host.client().get("/api/referral/stats").json)["totals"]["signups"] == 1
     for command in (
         ("export", str(user)),
         ("export", str(other)),
@@ -279,10 +291,13 @@ def test_dates_that_no_program_can_hold_break_nothing(make_postgresql: MakeHost,
         ("clicks", "clicked_at"),
         ("clicks", "bound_at"),
     ):
-        with host.app.app_context(), host.db.engine.begin() as connection:
-            with pytest.raises(sa.exc.IntegrityError, match=f"{column}_check"):
-                sql = sa.text(f"UPDATE referral_{table} SET {column} = :date")
-                connection.execute(sql, {"date": date})
+        with (
+            host.app.app_context(),
+            host.db.engine.begin() as connection,
+            pytest.raises(sa.exc.IntegrityError, match=f"{column}_check"),
+        ):
+            sql = sa.text(f"UPDATE referral_{table} SET {column} = :date")
+            connection.execute(sql, {"date": date})
 
 
 def test_codes_of_before_that_are_none_stay_and_are_named(make: MakeHost) -> None:
