@@ -65,7 +65,7 @@ def answers(patient: Patient) -> t.Iterator[Finding]:
     """Whether there is a database, and new enough."""
     with patient.connect() as connection:
         qualified.execute(connection, sa.select(1))
-        version = connection.dialect.server_version_info or ()
+        version = connection.engine.dialect.server_version_info or ()
     name, minimum = NAMES[patient.dialect], MINIMUM[patient.dialect]
     if version < minimum:
         yield fault(
