@@ -158,7 +158,7 @@ def _lock(tx: Transaction, rows: list[t.Any]) -> None:
     key = (event.c.provider, event.c.event_id)
     ids = [(row.provider, row.event_id) for row in rows]
     chosen = sa.select(*key).where(event.c.kind == DELIVERY, sa.tuple_(*key).in_(ids))
-    tx.db.execute(chosen.order_by(*key).with_for_update()).all()
+    qualified.execute(tx.db, chosen.order_by(*key).with_for_update()).all()
 
 
 def _candidates(tx: Transaction, user_id: t.Any) -> t.Iterator[t.Any]:
