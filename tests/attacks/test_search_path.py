@@ -170,7 +170,8 @@ def test_doctor_names_who_may_create_functions_in_the_search_path(
 #: Words that may stand before a parenthesis without being a function.
 GRAMMAR = frozenset(
     (
-        "insert", "coalesce", "nullif", "greatest", "least", "cast", "in", "any", "all", "exists", "array",
+        "insert",
+        "coalesce", "nullif", "greatest", "least", "cast", "in", "any", "all", "exists", "array",
         "values", "over", "and", "or", "not", "where", "on", "using", "check", "filter", "select",
         "as", "key", "unique", "then", "else", "when", "distinct", "row", "extract", "interval",
         "returning", "from", "by", "partition", "some", "include", "if", "materialized", "set",

