@@ -23,6 +23,7 @@ from .clock import as_utc
 from .clock import SKEW
 from .clock import WESTERNMOST
 from .clock import ZONE_STEP
+from .db import qualified
 from .db import sql
 from .db.models import Models
 from .errors import AttributionRefused
@@ -187,15 +188,15 @@ def reattribute(
     # A purchase locks the binding, too: whether there was one is asked once it is locked.
     sql.begin_writing(db)
     binding = sa.select(click.c.id).where(click.c.referred_user_id == user_id)
-    db.execute(binding.with_for_update())
+    qualified.execute(db, binding.with_for_update())
     converted = sa.select(sa.literal(1)).where(conversion.referred_user_id == user_id)
-    if db.execute(converted).first() is not None:
+    if qualified.execute(db, converted).first() is not None:
         raise AttributionRefused(
             "The user has a conversion, whose bonus went to the referrer of that time; reverse "
             "it first if it was wrong. The binding stays as it is."
         )
     unbind = sa.update(click).where(click.c.referred_user_id == user_id)
-    db.execute(unbind.values(referred_user_id=None, bound_at=None))
+    qualified.execute(db, unbind.values(referred_user_id=None, bound_at=None))
     row = _insert_bound(db, models, code, user_id, now)
     if row is None:
         raise AttributionRefused("The user was bound by somebody else just now; run this again.")
@@ -363,7 +364,7 @@ def _looking_up(created_name: str | None) -> sql.Statement:
             *_columns(bound),
         ]
         if dialect == "postgresql":
-            name = sa.func.hashtextextended(sa.bindparam("lock", type_=sa.Text()), 0)
+            name = sa.func.hashtextextended(sa.bindparam("lock", type_=sa.Text()), sql.NO_SEED)
             columns.append(sa.cast(sa.func.pg_advisory_xact_lock(name), sa.Text))
             columns.append(_pair_lock(key, owner.c.user_id))
         joined = (

@@ -13,6 +13,7 @@ from flask.cli import AppGroup
 
 from ..clock import as_utc
 from ..db import failures
+from ..db import qualified
 from ..errors import ReferralError
 from ..payments import retries
 from ..payments.events import Outcome
@@ -205,7 +206,7 @@ def _find(connection: sa.Connection, event_id: str, provider: str | None) -> t.A
     query = sa.select(event).where(event.c.kind == DELIVERY, event.c.event_id == event_id)
     if provider is not None:
         query = query.where(event.c.provider == provider)
-    found = connection.execute(query.order_by(event.c.provider).limit(2)).all()
+    found = qualified.execute(connection, query.order_by(event.c.provider).limit(2)).all()
     if not found:
         of = f" of {provider!r:.80}" if provider is not None else ""
         raise ReferralError(f"No delivery {event_id!r:.80}{of} has come.")

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from .. import attribution
 from .. import clock
+from ..db import qualified
 from .findings import Check
 from .findings import counted
 from .findings import EXAMPLES
@@ -147,7 +148,7 @@ def _has_dates(patient: Patient) -> bool:
 
 def _all(patient: Patient, query: sa.Executable) -> t.Sequence[t.Any]:
     with patient.connect() as connection:
-        return connection.execute(query).all()
+        return qualified.execute(connection, query).all()
 
 
 def _has_addresses(patient: Patient) -> bool:

@@ -24,10 +24,12 @@ BEGIN
     WHERE user_id = NEW.user_id ORDER BY {newest_first} LIMIT 1;
     NEW.balance_after_cents := NEW.amount_cents + coalesce(
         last_row.balance_after_cents,
-        (SELECT sum(amount_cents) FROM {wallet} WHERE user_id = NEW.user_id),
+        (SELECT pg_catalog.sum(amount_cents) FROM {wallet} WHERE user_id = NEW.user_id),
         0
     );
-    NEW.created_at := greatest(clock_timestamp(), last_row.created_at + interval '1 microsecond');
+    NEW.created_at := greatest(
+        pg_catalog.clock_timestamp(), last_row.created_at + interval '1 microsecond'
+    );
     RETURN NEW;
 END $$;
 
@@ -36,7 +38,8 @@ CREATE TRIGGER {name} BEFORE INSERT ON {wallet}
 """
 _ROW_LOCK = "1 FROM {users} WHERE {key} = NEW.user_id FOR NO KEY UPDATE"
 #: The lock that credits take where the application may not lock rows of its users.
-_NAMED_LOCK = "pg_advisory_xact_lock(hashtextextended('flask_referral.wallet:' || NEW.user_id, 0))"
+_NAMED_LOCK = """pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(
+        pg_catalog.concat('flask_referral.wallet:', NEW.user_id), 0::bigint))"""
 _SQLITE = """\
 -- SQLite has one writer at a time, so the last row is the last.
 CREATE TRIGGER {name} AFTER INSERT ON {bare} BEGIN

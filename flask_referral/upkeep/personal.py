@@ -11,6 +11,7 @@ from .. import codes
 from .. import wallet
 from ..clock import as_utc
 from ..conversions.facts import Kind
+from ..db import qualified
 from ..db.models import RewardRole
 from . import deliveries
 from . import purge
@@ -61,7 +62,7 @@ def export(
     event = models.ReferralEvent.__table__.c
 
     def rows(columns: t.Iterable[t.Any], where: t.Any, order: t.Any) -> list[dict[str, t.Any]]:
-        found = connection.execute(sa.select(*columns).where(where).order_by(order))
+        found = qualified.execute(connection, sa.select(*columns).where(where).order_by(order))
         return [dict(zip(found.keys(), map(_plain, row), strict=True)) for row in found]
 
     def conversions(where: t.Any, others: t.Container[str]) -> list[dict[str, t.Any]]:
@@ -185,7 +186,7 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     through_code = click.c.referrer_user_id == user_id
 
     def delete_clicks(*where: sa.ColumnElement[bool]) -> int:
-        return connection.execute(sa.delete(click).where(*where)).rowcount
+        return qualified.execute(connection, sa.delete(click).where(*where)).rowcount
 
     # First, as a purchase does.
     forgotten = deliveries.forget_user(connection, models, user_id)
@@ -196,7 +197,9 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     # Those too that came before the code was locked; a new one waits, and finds no code then.
     clicks += delete_clicks(through_code)
     done = "none" if code is None else _retire(connection, models, code, now)
-    sums = connection.execute(sa.delete(daily).where(daily.c.referrer_user_id == user_id)).rowcount
+    sums = qualified.execute(
+        connection, sa.delete(daily).where(daily.c.referrer_user_id == user_id)
+    ).rowcount
     own_clicks = purge.clear(connection, models, is_own, sa.true())
     if not (clicks or sums or own_clicks or code or forgotten):
         codes.require_user(connection, models, user_id)
@@ -206,15 +209,20 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
 def _lock_code(connection: sa.Connection, models: Models, user_id: t.Any) -> str | None:
     code = models.ReferralCode.__table__.c
     # A purchase or a click that names the code and is not committed yet is waited for.
-    return connection.scalar(sa.select(code.code).where(code.user_id == user_id).with_for_update())
+    return qualified.execute(
+        connection, sa.select(code.code).where(code.user_id == user_id).with_for_update()
+    ).scalar()
 
 
 def _retire(connection: sa.Connection, models: Models, old: str, now: dt.datetime) -> str:
     code = models.ReferralCode.__table__
     conversion = models.ReferralConversion.__table__
     names_it = conversion.c.referral_code == old
-    if connection.execute(sa.select(conversion.c.id).where(names_it).limit(1)).first() is None:
-        connection.execute(sa.delete(code).where(code.c.code == old))
+    if (
+        qualified.execute(connection, sa.select(conversion.c.id).where(names_it).limit(1)).first()
+        is None
+    ):
+        qualified.execute(connection, sa.delete(code).where(code.c.code == old))
         return "removed"
     new = codes.generate_referral_code()
     renamed = sa.update(code).where(code.c.code == old).values(code=new, created_at=now)
@@ -222,11 +230,11 @@ def _retire(connection: sa.Connection, models: Models, old: str, now: dt.datetim
     if connection.dialect.name == "sqlite":
         # For hosts that switched foreign keys on; it ends with the transaction.
         connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
-        connection.execute(follow)
-        connection.execute(renamed)
+        qualified.execute(connection, follow)
+        qualified.execute(connection, renamed)
     else:
         # One statement: PostgreSQL looks at the foreign key when it has ended.
-        connection.execute(renamed.add_cte(follow.cte("follow")))
+        qualified.execute(connection, renamed.add_cte(follow.cte("follow")))
     return "replaced"
 
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from ..db import failures
+from ..db import qualified
 from ..db import sql
 
 if t.TYPE_CHECKING:
@@ -207,7 +208,11 @@ def _is_untouched(state: State, session: Session) -> bool:
 
 def _has_only_read(connection: sa.Connection) -> bool:
     # PostgreSQL gives a transaction its number when it writes or locks a row.
-    return bool(connection.scalar(sa.select(sa.func.pg_current_xact_id_if_assigned().is_(None))))
+    return bool(
+        qualified.execute(
+            connection, sa.select(sa.func.pg_current_xact_id_if_assigned().is_(None))
+        ).scalar()
+    )
 
 
 def _commit(session: Session) -> None:

@@ -1,1 +1,1 @@
-"""What an attacker gets, by class of attack; :doc:`SECURITY.md` lists the classes."""
+"""What an attacker tries, by class; SECURITY.md lists the classes."""
