@@ -182,7 +182,7 @@ GRAMMAR = frozenset(
 )  # fmt: skip
 #: A name in front of a list of columns, and not of arguments.
 LISTS = re.compile(
-    r"\b(?:INTO|TABLE|ON|REFERENCES|AS|USING|CONFLICT|FUNCTION|EXISTS|KEY|INDEX|COLUMN|WITH)\s+"
+    r"\b(?:INTO|TABLE|ON|REFERENCES|AS|USING|CONFLICT|FUNCTION|EXISTS|KEY|INDEX|COLUMN|WITH|RECURSIVE)\s+"
     r"(?:\w+\.)?\w+\s*\(",
     re.IGNORECASE,
 )
