@@ -117,42 +117,32 @@ def record(tx: Transaction, fact: Fact) -> bool:
 
 def adopt(tx: Transaction, provider: str, membership_id: str, payment_id: str) -> None:
     """Move the facts that wait under a membership to its payment."""
-    waiting = _take_waiting(tx.db, tx.models, provider=provider, membership=membership_id)
-    for row in waiting:
-        # Some may have come by the payment's id too.
-        record(
-            tx,
-            Fact(
-                kind=Kind(row.kind),
-                provider=provider,
-                payment_id=payment_id,
-                membership_id=membership_id,
-                id=row.reference,
-                reason=row.outcome,
-                amount_cents=row.amount_cents,
-                base_cents=row.base_cents,
-                occurred_at=as_utc(row.occurred_at),
-            ),
-        )
+    for row in _take_waiting(tx.db, tx.models, provider=provider, membership=membership_id):
+        _keep(tx, provider, payment_id, row, row.reference)
 
 
 def move(tx: Transaction, provider: str, old: str, new: str) -> None:
     """Move what happened to a payment's money to another id of it."""
     for row in _take_of_payment(tx.db, tx.models, provider=provider, payment=old):
-        record(
-            tx,
-            Fact(
-                kind=Kind(row.kind),
-                provider=provider,
-                payment_id=new,
-                membership_id=row.membership_id,
-                id=None if row.reference == old else row.reference,
-                reason=row.outcome,
-                amount_cents=row.amount_cents,
-                base_cents=row.base_cents,
-                occurred_at=as_utc(row.occurred_at),
-            ),
-        )
+        _keep(tx, provider, new, row, None if row.reference == old else row.reference)
+
+
+def _keep(tx: Transaction, provider: str, payment_id: str, row: t.Any, id: str | None) -> None:
+    """Keep what was taken under its payment, where some may have come by that name too."""
+    record(
+        tx,
+        Fact(
+            kind=Kind(row.kind),
+            provider=provider,
+            payment_id=payment_id,
+            membership_id=row.membership_id,
+            id=id,
+            reason=row.outcome,
+            amount_cents=row.amount_cents,
+            base_cents=row.base_cents,
+            occurred_at=as_utc(row.occurred_at),
+        ),
+    )
 
 
 def payment_of(tx: Transaction, fact: Fact) -> str | None:
@@ -358,31 +348,22 @@ def _payment_of(models: Models, dialect: str) -> sa.Select[t.Any]:
 
 @sql.statement
 def _take_waiting(models: Models, dialect: str) -> t.Any:
-    event = models.ReferralEvent.__table__
-    return (
-        sa.delete(event)
-        .where(
-            event.c.provider == sql.parameter("provider", event.c.provider),
-            event.c.membership_id == sql.parameter("membership", event.c.membership_id),
-            event.c.payment_id.is_(None),
-            event.c.kind.in_(sql.words(*_MONEY)),
-        )
-        .returning(*_told(event))
-    )
+    event = models.ReferralEvent.__table__.c
+    membership = event.membership_id == sql.parameter("membership", event.membership_id)
+    return _taking(models, membership, event.payment_id.is_(None))
 
 
 @sql.statement
 def _take_of_payment(models: Models, dialect: str) -> t.Any:
+    event = models.ReferralEvent.__table__.c
+    return _taking(models, event.payment_id == sql.parameter("payment", event.payment_id))
+
+
+def _taking(models: Models, *which: sa.ColumnElement[bool]) -> t.Any:
     event = models.ReferralEvent.__table__
-    return (
-        sa.delete(event)
-        .where(
-            event.c.provider == sql.parameter("provider", event.c.provider),
-            event.c.payment_id == sql.parameter("payment", event.c.payment_id),
-            event.c.kind.in_(sql.words(*_MONEY)),
-        )
-        .returning(*_told(event))
-    )
+    provider = event.c.provider == sql.parameter("provider", event.c.provider)
+    is_money = event.c.kind.in_(sql.words(*_MONEY))
+    return sa.delete(event).where(provider, *which, is_money).returning(*_told(event))
 
 
 def _told(event: t.Any) -> t.Iterator[sa.Column[t.Any]]:

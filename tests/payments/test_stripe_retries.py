@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import threading
-import time
 import types
 import typing as t
 
@@ -23,6 +22,7 @@ from ..money import balance
 from ..money import PATIENCE
 from ..money import pool
 from ..money import refer
+from ..servers import wait_until
 from ..stripe import charge
 from ..stripe import CONFIG
 from ..stripe import deliver
@@ -235,10 +235,3 @@ def is_waiting(host: Host) -> bool:
     )
     with host.db.engine.connect() as connection:
         return bool(connection.scalar(query))
-
-
-def wait_until(is_so: t.Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.01)
