@@ -345,6 +345,7 @@ migrate = Migrate(include_object=schema.include_object)
 class User(db.Model):
     __tablename__ = "users"
     id = db.Column(db.Integer, primary_key=True)
+    created_at = db.Column(db.DateTime(timezone=True), server_default=db.func.now())
 
 class WalletTransaction(db.Model):
     __tablename__ = "wallet_transactions"
