@@ -43,6 +43,12 @@ test-neighbours:  ## one application with the extensions that hosts use
 	@$(MAKE) .venv-neighbours/.test .venv-neighbours/.neighbours VENV=.venv-neighbours
 	.venv-neighbours/bin/python -m pytest -m neighbours tests/neighbours
 
+ATTACKS := tests/attacks tests/rls tests/proof/test_barriers.py $(addprefix tests/web/test_,hostile_requests.py \
+	cross_site.py cookies.py) $(wildcard tests/payments/test_*signatures.py) tests/payments/test_events.py
+.PHONY: attacks
+attacks: $(VENV)/.test  ## what an attacker tries, by the classes of SECURITY.md
+	$(BIN)/python -m pytest -n logical $(ATTACKS)
+
 .PHONY: lint
 lint: $(VENV)/.lint $(VENV)/.test  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -57,6 +57,8 @@ def create_app(
         SQLALCHEMY_DATABASE_URI=url,
         SQLALCHEMY_ENGINE_OPTIONS={"pool_size": 1},
         REFERRAL_BASE_URL=BASE_URL,
+        # Its visitors differ by their agents alone.
+        REFERRAL_CLICKS_PER_ADDRESS=2**31 - 1,
     )
     app.config.update(settings)
     db.init_app(app)

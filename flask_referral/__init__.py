@@ -9,6 +9,7 @@ from .db.models import ReferralCodeMixin
 from .db.models import ReferralConversionMixin
 from .db.models import ReferralDailyMixin
 from .db.models import ReferralEventMixin
+from .db.models import ReferralIssuedCodeMixin
 from .errors import ConfigurationError
 from .errors import InvalidEvent
 from .errors import InvalidSignature
@@ -43,6 +44,7 @@ __all__ = [
     "ReferralDailyMixin",
     "ReferralError",
     "ReferralEventMixin",
+    "ReferralIssuedCodeMixin",
     "ReversalReason",
     "ReversalResult",
     "Reward",

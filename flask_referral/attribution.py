@@ -23,12 +23,21 @@ from .clock import as_utc
 from .clock import SKEW
 from .clock import WESTERNMOST
 from .clock import ZONE_STEP
+from .db import qualified
 from .db import sql
 from .db.models import Models
 from .errors import AttributionRefused
 from .errors import UnknownUser
 from .results import AttributionReason
+from .results import ConversionReason
 from .settings import Settings
+
+#: What a refusal is kept as, in ``referral_events``: one for each user, the last.
+KIND = "attribution"
+_KEPT = (AttributionReason.circular, AttributionReason.refused)
+
+#: Takes the keys of the new user and of the referrer, and the code; False refuses.
+AttributionCheck = t.Callable[[t.Any, t.Any, str], bool]
 
 
 class Outcome(t.NamedTuple):
@@ -53,8 +62,12 @@ def attribute(
     code: str | None,
     now: dt.datetime,
     visit: Visit | None = None,
+    is_shared: bool = True,
+    check: AttributionCheck | None = None,
 ) -> Outcome:
     """Bind a visit, or a typed code, to a user. At most two statements unless others race.
+
+    A circle, and what ``check`` refuses, is kept in ``referral_events``.
 
     :param user_id: the user's key; the row must be in the database already.
     :param touch: what the visitor's browser remembers, or None.
@@ -62,6 +75,9 @@ def attribute(
         the same code is used for it.
     :param visit: the visit of ``touch``, where it is this very request's: its click is recorded
         here, bound, unless it was before.
+    :param is_shared: whether a visit that is bound to somebody else already is bound to this user
+        too, by a click of its own, as for two people on one computer.
+    :param check: the host's own idea of who may be bound; what it raises is raised.
     :raises UnknownUser: where there is no such user.
     """
     if touch is None and code is None:
@@ -83,8 +99,14 @@ def attribute(
         return _bound(AttributionReason.already_attributed, found.bound)
     if found.owner_id is None:
         return Outcome(AttributionReason.unknown_code, code=sought or None)
-    refused = _refusal(found, user_id, touch, code, now, window)
+    # As the table has it: two spellings may be equal to the database alone.
+    user_id = found.user_id
+    refused = _refusal(found, models, settings, touch, code, now)
+    if refused is None and check is not None and not check(user_id, found.owner_id, sought):
+        refused = AttributionReason.refused
     if refused is not None:
+        if refused in _KEPT:
+            _keep(db, models, user=user_id, name=str(user_id), code=sought, reason=refused, now=now)
         return Outcome(refused, referrer_id=found.owner_id, code=sought)
 
     row, is_unrecorded = None, visit is not None and found.click_code is None
@@ -100,26 +122,33 @@ def attribute(
     ):
         row = _bind(db, models, user=user_id, click=touch.click_id, now=now).first()
     # The visit's row was bound for another user of the same computer, was purged, or never was.
-    row = row or _insert_bound(db, models, sought, user_id, now)
+    is_own = is_shared or code is not None or touch is None
+    # Where it is shared with nobody, its id is taken once only.
+    own_id = {} if is_own else {"click": t.cast(Touch, touch).click_id}
+    row = row or _insert_bound(db, models, sought, user_id, now, **own_id)
     if row is not None:
         outcome = _bound(AttributionReason.attributed, Click._make(row))
         return outcome._replace(is_new_visit=is_new_visit)
-    row = _select_bound(db, models, user=user_id).first()
-    if row is None:
-        return Outcome(AttributionReason.unknown_code, code=sought)
-    return _bound(AttributionReason.already_attributed, Click._make(row))
+    # Somebody was faster: with this user, with the referrer, or with the code.
+    found = _look_up(db, models, None, user_id, sought)
+    if found is not None and found.bound is not None:
+        return _bound(AttributionReason.already_attributed, found.bound)
+    if found is not None and found.is_circular:
+        return Outcome(AttributionReason.circular, referrer_id=found.owner_id, code=sought)
+    reason = AttributionReason.unknown_code if is_own else AttributionReason.no_visit
+    return Outcome(reason, code=sought)
 
 
-def announce(user_id: t.Any, outcome: Outcome, session: Session) -> None:
+def announce(outcome: Outcome, session: Session) -> None:
     """Tell of a user who was bound, and of a new click, when the session commits."""
     if outcome.is_new_visit and outcome.click is not None:
         values = {"click_id": outcome.click.id, "code": outcome.code}
         signals.send_after_commit(session, signals.click_recorded, **values)
-    if outcome.reason is AttributionReason.attributed:
+    if outcome.reason is AttributionReason.attributed and outcome.click is not None:
         signals.send_after_commit(
             session,
             signals.user_attributed,
-            user_id=user_id,
+            user_id=outcome.click.referred_user_id,
             referrer_id=outcome.referrer_id,
             code=outcome.code,
         )
@@ -134,8 +163,8 @@ def reattribute(
     click of the new code.
 
     :return: the code that the user was bound to before, or None, and the new binding.
-    :raises AttributionRefused: for an unknown code, the user's own, the one that is bound
-        already, and for a user who has a conversion.
+    :raises AttributionRefused: for an unknown code, the user's own, one of somebody whom the user
+        referred, the one that is bound already, and for a user who has a conversion.
     :raises UnknownUser: where there is no such user.
     """
     click = models.ReferralClick.__table__
@@ -145,23 +174,29 @@ def reattribute(
         raise UnknownUser(f"There is no user {user_id!r}.")
     if found.owner_id is None:
         raise AttributionRefused(f"There is no code {code!r}.")
+    user_id = found.user_id
     if found.owner_id == user_id:
         raise AttributionRefused(f"The code {code!r} is the user's own, and nobody refers himself.")
+    if found.is_circular:
+        raise AttributionRefused(
+            f"The code {code!r} is of somebody whom this user referred; two users do not refer "
+            "each other."
+        )
     before = found.bound.referral_code if found.bound is not None else None
     if before == code:
         raise AttributionRefused(f"The user is bound to the code {code!r} already.")
     # A purchase locks the binding, too: whether there was one is asked once it is locked.
     sql.begin_writing(db)
     binding = sa.select(click.c.id).where(click.c.referred_user_id == user_id)
-    db.execute(binding.with_for_update())
+    qualified.execute(db, binding.with_for_update())
     converted = sa.select(sa.literal(1)).where(conversion.referred_user_id == user_id)
-    if db.execute(converted).first() is not None:
+    if qualified.execute(db, converted).first() is not None:
         raise AttributionRefused(
             "The user has a conversion, whose bonus went to the referrer of that time; reverse "
             "it first if it was wrong. The binding stays as it is."
         )
     unbind = sa.update(click).where(click.c.referred_user_id == user_id)
-    db.execute(unbind.values(referred_user_id=None, bound_at=None))
+    qualified.execute(db, unbind.values(referred_user_id=None, bound_at=None))
     row = _insert_bound(db, models, code, user_id, now)
     if row is None:
         raise AttributionRefused("The user was bound by somebody else just now; run this again.")
@@ -187,6 +222,14 @@ def created_column(key: sa.Column[t.Any], name: str | None) -> sa.ColumnElement[
 class _Found(t.NamedTuple):
     """All that decides about a user's attribution."""
 
+    #: The user's key, as the user table returns it.
+    user_id: t.Any
+    #: Whether the owner of the code was referred by the user.
+    is_circular: bool
+    #: Whether a payment of the user's earned somebody something before.
+    has_converted: bool
+    #: When the user first paid and nobody had referred him, as far as that is kept.
+    paid_at: dt.datetime | None
     #: When the account was made, where that is known.
     born: dt.datetime | None
     #: The key of the user whose code it is; None for nobody's.
@@ -205,22 +248,39 @@ def _bound(reason: AttributionReason, click: Click) -> Outcome:
 
 def _refusal(
     found: _Found,
-    user_id: t.Any,
+    models: Models,
+    settings: Settings,
     touch: Touch | None,
     code: str | None,
     now: dt.datetime,
-    window: dt.timedelta,
 ) -> AttributionReason | None:
-    if found.owner_id == user_id:
+    if found.owner_id == found.user_id:
         return AttributionReason.self_referral
+    if found.is_circular:
+        return AttributionReason.circular
+    window = dt.timedelta(seconds=settings.cookie_max_age)
     by_visit = touch is not None and code is None
     clicked_at = found.clicked_at and as_utc(found.clicked_at)
     if by_visit and clicked_at is not None and not is_in_window(clicked_at, now, window):
         return AttributionReason.window_over
-    oldest = touch.at if touch is not None and by_visit else now - window
-    if found.born is not None and _existed_before(oldest, found.born, now):
+    if _is_customer(found, touch, code):
         return AttributionReason.existing_account
-    return None
+    oldest = touch.at if touch is not None and by_visit else now - window
+    if found.born is not None:
+        is_old = _existed_before(oldest, found.born, now)
+    else:
+        # Where accounts have dates, one without is of a time before they had.
+        is_old = created_column(models.user_key, settings.user_created_column) is not None
+    return AttributionReason.existing_account if is_old else None
+
+
+def _is_customer(found: _Found, touch: Touch | None, code: str | None) -> bool:
+    """Whether the user had paid before the visit; by a code that was only typed, at any time."""
+    if found.has_converted or found.paid_at is None:
+        return found.has_converted
+    if touch is None or code not in (None, touch.code):
+        return True
+    return as_utc(found.paid_at) < touch.at - SKEW
 
 
 def _existed_before(moment: dt.datetime, born: dt.datetime, now: dt.datetime) -> bool:
@@ -268,10 +328,10 @@ def _look_up(
     ).first()
     if row is None:
         return None
-    # The user's bound click comes last, and after it what the lock returns.
-    born, owner_id, click_code, click_referred_id, clicked_at, *rest = tuple(row)
+    # The user's bound click comes last, and after it what the locks return.
+    decisive, rest = row[: len(_Found._fields) - 1], row[len(_Found._fields) - 1 :]
     bound = Click._make(rest[: len(Click._fields)]) if rest[0] is not None else None
-    return _Found(born, owner_id, click_code, click_referred_id, clicked_at, bound)
+    return _Found._make((*decisive, bound))
 
 
 # The column is a setting, and several applications may share the models.
@@ -283,7 +343,19 @@ def _looking_up(created_name: str | None) -> sql.Statement:
         seen = models.ReferralClick.__table__.alias("seen")
         owner = models.ReferralCode.__table__
         created = created_column(key, created_name)
+        event = models.ReferralEvent.__table__.c
+        conversion = models.ReferralConversion.__table__.c
+        paid_at = sa.func.min(
+            sa.func.coalesce(event.occurred_at, event.received_at), type_=event.received_at.type
+        )
+        unreferred = sa.select(paid_at).where(
+            event.user_id == key, event.outcome == sql.word(ConversionReason.not_referred)
+        )
         columns = [
+            key,
+            _is_circular(models, owner.c.user_id, key),
+            sa.exists().where(conversion.referred_user_id == key),
+            unreferred.scalar_subquery(),
             created if created is not None else sa.null(),
             owner.c.user_id,
             seen.c.referral_code,
@@ -292,8 +364,9 @@ def _looking_up(created_name: str | None) -> sql.Statement:
             *_columns(bound),
         ]
         if dialect == "postgresql":
-            name = sa.func.hashtextextended(sa.bindparam("lock", type_=sa.Text()), 0)
+            name = sa.func.hashtextextended(sa.bindparam("lock", type_=sa.Text()), sql.NO_SEED)
             columns.append(sa.cast(sa.func.pg_advisory_xact_lock(name), sa.Text))
+            columns.append(_pair_lock(key, owner.c.user_id))
         joined = (
             sa.join(key.table, bound, bound.c.referred_user_id == key, isouter=True)
             .join(seen, seen.c.id == sql.parameter("click", seen.c.id), isouter=True)
@@ -303,6 +376,28 @@ def _looking_up(created_name: str | None) -> sql.Statement:
         return sa.select(*columns).select_from(joined).where(is_it)
 
     return sql.statement(build)
+
+
+def _is_circular(
+    models: Models, referrer: sa.ColumnElement[t.Any], user: sa.ColumnElement[t.Any]
+) -> sa.ColumnElement[bool]:
+    """Whether the referrer was referred by the user."""
+    theirs = models.ReferralClick.__table__.alias("theirs").c
+    return sa.exists().where(theirs.referred_user_id == referrer, theirs.referrer_user_id == user)
+
+
+def _pair_lock(
+    one: sa.ColumnElement[t.Any], other: sa.ColumnElement[t.Any]
+) -> sa.ColumnElement[t.Any]:
+    """A lock of two users, whichever comes first: they cannot refer each other at once."""
+    seed = sa.cast(sa.literal_column("1"), sa.BigInteger)
+    hashes = [
+        sa.func.pg_catalog.hashtextextended(sa.cast(key, sa.Text), seed, type_=sa.BigInteger)
+        for key in (one, other)
+    ]
+    return sa.cast(
+        sa.func.pg_catalog.pg_advisory_xact_lock(hashes[0].bitwise_xor(hashes[1])), sa.Text
+    )
 
 
 def _columns(click: sa.FromClause) -> list[sa.ColumnElement[t.Any]]:
@@ -321,6 +416,7 @@ def _bind(models: Models, dialect: str) -> sa.Executable:
             click.c.referred_user_id.is_(None),
             click.c.referrer_user_id != user,
             ~sa.exists().where(other.c.referred_user_id == user),
+            ~_is_circular(models, click.c.referrer_user_id, user),
         )
         .values(referred_user_id=user, bound_at=sql.parameter("now", click.c.bound_at))
         .returning(*_columns(click))
@@ -361,7 +457,9 @@ def _insert(models: Models, dialect: str) -> sa.Executable:
         "ip_hash": sql.parameter("address", click.c.ip_hash),
     }
     row = sa.select(*values.values()).where(
-        owner.code == sql.parameter("code", owner.code), owner.user_id != user
+        owner.code == sql.parameter("code", owner.code),
+        owner.user_id != user,
+        ~_is_circular(models, owner.user_id, user),
     )
     insert: sa.Executable = (
         sql.insert(dialect, click)
@@ -373,7 +471,20 @@ def _insert(models: Models, dialect: str) -> sa.Executable:
 
 
 @sql.statement
-def _select_bound(models: Models, dialect: str) -> sa.Executable:
-    click = models.ReferralClick.__table__
-    user = sql.parameter("user", models.user_key)
-    return sa.select(*_columns(click)).where(click.c.referred_user_id == user)
+def _keep(models: Models, dialect: str) -> sa.Executable:
+    event = models.ReferralEvent.__table__
+    reason = sa.bindparam("reason", type_=sa.Text())
+    insert = sql.insert(dialect, event).values(
+        provider=sql.word("host"),
+        kind=sql.word(KIND),
+        event_id=sql.parameter("name", event.c.event_id),
+        reference=sql.parameter("code", event.c.reference),
+        outcome=reason,
+        received_at=sql.parameter("now", event.c.received_at),
+        user_id=sql.parameter("user", event.c.user_id),
+    )
+    last = {name: insert.excluded[name] for name in ("reference", "outcome", "received_at")}
+    key = [event.c.provider, event.c.kind, event.c.event_id]
+    kept = insert.on_conflict_do_update(index_elements=key, set_=last)
+    done: sa.Executable = kept.returning(event.c.event_id)
+    return done

@@ -82,16 +82,22 @@ class Recorded(t.NamedTuple):
 def record(
     db: sql.Connection, models: Models, settings: Settings, visit: Visit, secret: bytes
 ) -> Recorded | None:
-    """Store a visit, once for each visitor, code and window. One statement; two for a repetition.
+    """Store a visit, once for each visitor, code and window.
+
+    One statement, on PostgreSQL also for a repetition and for a code that is nobody's, so that it
+    takes a known one's way to the database. SQLite asks once more for both.
 
     With ``REFERRAL_CLICK_DURABILITY = "async"`` the commit does not wait for the disk where the
     statement is a transaction of its own. In the host's the host's commit decides.
+
+    For a lock of somebody else's it waits ``REFERRAL_LOCK_TIMEOUT_MS``, and the transaction's
+    ``lock_timeout`` is that afterwards. SQLite waits as long as the host's own connection does.
 
     :param secret: the application's secret; the ids of clicks are derived from it.
     :return: the visit's row, or None for an unknown code and for the referrer's own visit.
     """
     values = {
-        "click": derive_id(visit, secret, settings.dedupe_seconds),
+        "click": derive_id(visit, secret, settings),
         "code": visit.code,
         "visitor": visit.visitor_id,
         "at": visit.at,
@@ -99,16 +105,21 @@ def record(
         "agent": visit.user_agent,
         "address": hash_address(visit.address, settings.ip_key, visit.at),
     }
+    if db.dialect.name == "postgresql":
+        values["lock_timeout"] = str(settings.lock_timeout_ms)
     is_async = settings.click_durability == "async" and db.dialect.name == "postgresql"
     insert = _insert_async if is_async and sql.is_autocommit(db) else _insert
     row = insert(db, models, **values).first()
-    created = row is not None
-    # Unknown, the referrer's own, or a visitor whose browser did not bring the cookie back.
-    row = row or _select(db, models, **values).first()
+    if row is None and db.dialect.name == "sqlite":
+        row = _known(db, models, **values).first()
     if row is None:
+        # Nobody's code, or the referrer's own visit.
         return None
-    at = as_utc(row.clicked_at).replace(microsecond=0)
-    return Recorded(Touch(values["click"], visit.code, at), created)
+    created = row.clicked_at is not None
+    # Without both another request of the visitor's stored it at this very moment.
+    at = row.clicked_at or row.before or visit.at
+    touch = Touch(values["click"], visit.code, as_utc(at).replace(microsecond=0))
+    return Recorded(touch, created)
 
 
 def announce(recorded: Recorded | None, session: Session | None) -> None:
@@ -134,19 +145,27 @@ def is_repetition(touch: Touch, code: str, at: dt.datetime, dedupe_seconds: int)
     return touch.code == code and _bucket(touch.at, dedupe_seconds) == _bucket(at, dedupe_seconds)
 
 
-def derive_id(visit: Visit, secret: bytes, dedupe_seconds: int) -> uuid.UUID:
+def derive_id(visit: Visit, secret: bytes, settings: Settings) -> uuid.UUID:
     """Return the id that every click of this visitor on this code has within the window.
 
     The address takes part under a key of its own, so that visitors are told apart without
     ``REFERRAL_IP_KEY`` too, while nobody without the secret can go back from an id to an
     address, nor see that two codes or two windows had the same visitor.
+
+    Of the agent, which anybody may write, only one of ``REFERRAL_CLICKS_PER_ADDRESS`` numbers
+    takes part, so that an address has no more ids than that. Two agents behind one address have
+    the same number by a chance of one in as many; they count as one visitor then. Visitors whose
+    address nobody knows share one.
     """
-    bucket = _bucket(visit.at, dedupe_seconds)
+    seconds = settings.dedupe_seconds
+    bucket = _bucket(visit.at, seconds)
     key = hmac.digest(secret, b"flask-referral click id", "sha256")
-    parts = (visit.code.encode(), _network(visit.address), (visit.user_agent or "").encode())
-    # The only part of free length comes last; the others' lengths are told.
-    message = b"%d|%d|%d|%b%b%b" % (bucket, len(parts[0]), len(parts[1]), *parts)
-    return _uuid(DERIVED, bucket * dedupe_seconds * 1000, hmac.digest(key, message, "sha256"))
+    agent = hmac.digest(key, b"agent|" + (visit.user_agent or "").encode(), "sha256")
+    number = int.from_bytes(agent[:8], "big") % settings.clicks_per_address
+    code, network = visit.code.encode(), _network(visit.address)
+    # The lengths of what has any are told.
+    message = b"%d|%d|%d|%d|%b%b" % (bucket, number, len(code), len(network), code, network)
+    return _uuid(DERIVED, bucket * seconds * 1000, hmac.digest(key, message, "sha256"))
 
 
 def new_id(at: dt.datetime) -> uuid.UUID:
@@ -223,13 +242,23 @@ def _insert(models: Models, dialect: str) -> sa.Executable:
 
 @sql.statement
 def _insert_async(models: Models, dialect: str) -> sa.Executable:
-    # Volatile, so that it is called for the row that is inserted, before the commit; undone by
-    # the commit. https://www.postgresql.org/docs/current/wal-async-commit.html
-    switch = "pg_catalog.set_config('synchronous_commit', 'off', true)"
-    return _inserting(models, dialect, sa.literal_column(switch, sa.Text()) == sql.word("off"))
+    # https://www.postgresql.org/docs/current/wal-async-commit.html
+    return _inserting(models, dialect, _is_set("synchronous_commit", sql.word("off")))
+
+
+def _is_set(name: str, value: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """Set something of PostgreSQL's for the transaction; always true.
+
+    Volatile, so that it is called for the row that is inserted: before the foreign keys, which are
+    looked at when the statement ends, lock the rows that they name, and before the commit.
+    """
+    return sa.func.pg_catalog.set_config(sql.word(name), value, sa.true()).is_not(None)
 
 
 def _inserting(models: Models, dialect: str, *where: sa.ColumnElement[bool]) -> sa.Executable:
+    if dialect == "postgresql":
+        timeout = sa.cast(sa.bindparam("lock_timeout", type_=sa.Text()), sa.Text())
+        where = (*where, _is_set("lock_timeout", timeout))
     click = models.ReferralClick.__table__
     code = models.ReferralCode.__table__.c
     columns = {
@@ -241,13 +270,14 @@ def _inserting(models: Models, dialect: str, *where: sa.ColumnElement[bool]) -> 
         "user_agent": sql.parameter("agent", click.c.user_agent),
         "ip_hash": sql.parameter("address", click.c.ip_hash),
     }
-    insert: sa.Executable = (
+    insert = (
         sql.insert(dialect, click)
         .from_select(list(columns), _owned(models, *columns.values()).where(*where))
         .on_conflict_do_nothing(index_elements=[click.c.id])
         .returning(click.c.clicked_at)
     )
-    return insert
+    # SQLite has no INSERT inside a WITH.
+    return insert if dialect == "sqlite" else _seen(models, insert.cte("clicked").c.clicked_at)
 
 
 @sql.statement
@@ -256,13 +286,23 @@ def _owner(models: Models, dialect: str) -> sa.Executable:
 
 
 @sql.statement
-def _select(models: Models, dialect: str) -> sa.Executable:
-    click = models.ReferralClick.__table__.c
-    return sa.select(click.clicked_at).where(
-        click.id == sql.parameter("click", click.id),
-        click.referral_code == sql.parameter("code", click.referral_code),
-        _is_others(click.referrer_user_id),
+def _known(models: Models, dialect: str) -> sa.Executable:
+    return _seen(models, sa.null())
+
+
+def _seen(models: Models, clicked_at: sa.ColumnElement[t.Any]) -> sa.Executable:
+    """Select when a visit was stored: now, or ``before``; no row where it is none.
+
+    :param clicked_at: of the row that is stored now, or NULL.
+    """
+    click = models.ReferralClick.__table__
+    before = sa.select(click.c.clicked_at).where(
+        click.c.id == sql.parameter("click", click.c.id),
+        click.c.referral_code == sql.parameter("code", click.c.referral_code),
     )
+    if not isinstance(clicked_at, sa.Null):
+        clicked_at = sa.select(clicked_at).scalar_subquery()
+    return _owned(models, clicked_at.label("clicked_at"), before.scalar_subquery().label("before"))
 
 
 def _owned(models: Models, *columns: sa.ColumnElement[t.Any]) -> sa.Select[t.Any]:

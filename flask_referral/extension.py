@@ -67,6 +67,7 @@ from .web import sign_ups
 IdentityLoaderT = t.TypeVar("IdentityLoaderT", bound=IdentityLoader)
 ConsentLoaderT = t.TypeVar("ConsentLoaderT", bound=ConsentLoader)
 BotDetectorT = t.TypeVar("BotDetectorT", bound=BotDetector)
+AttributionCheckT = t.TypeVar("AttributionCheckT", bound=attribution.AttributionCheck)
 BuyerLoaderT = t.TypeVar("BuyerLoaderT", bound=BuyerLoader)
 WebhookReaderT = t.TypeVar("WebhookReaderT", bound=WebhookReader)
 
@@ -150,6 +151,8 @@ class Referral:
             )
         wallet_model = wallet_model if wallet_model is not None else self._wallet_model
         models = build_models(db, user_model)
+        if "REFERRAL_USER_CREATED_COLUMN" in app.config:
+            _check_created_column(models, settings)
         with app.app_context():
             if models.bind_key not in db.engines:
                 raise ConfigurationError(
@@ -268,8 +271,11 @@ class Referral:
         :param user: a user object or a user id.
         :param code: what the user typed, which goes before the visit, or what :meth:`carry`
             returned. An empty text is no code; any other that is no code is ``unknown_code``.
-        :return: the outcome; see :class:`flask_referral.AttributionReason`. An account counts as
-            older than its visit from one minute on, since clocks differ.
+        :return: the outcome; see :class:`flask_referral.AttributionReason`. An account, and a
+            payment, counts as older than the visit from one minute on, since clocks differ. A
+            typed code has no visit: an account may be as old as the window, and no payment of it
+            known. A payment is known where a webhook told of it, not where :meth:`convert` was
+            called: of a user whom nobody referred that stores nothing.
         :raises UnknownUser: where there is no such user.
         """
         state = self.state
@@ -277,7 +283,7 @@ class Referral:
         session = _flushed_session(state)
         brought = sign_ups.brought(state, code)
         outcome = sign_ups.bind(state, state.models.connection(session), user_id, brought)
-        attribution.announce(user_id, outcome, session)
+        attribution.announce(outcome, session)
         click = outcome.click and attach(
             session, state.models.ReferralClick, **outcome.click._asdict()
         )
@@ -395,8 +401,8 @@ class Referral:
         """Handle once more what webhooks told of a user and what paid nothing then.
 
         Call it after :meth:`attribute`, for people who paid before they signed up: as guests,
-        whom the provider's user loader finds now, or before anybody had referred them. Each
-        payment earns once, whatever else retries it. Flushes, never commits.
+        whom the provider's user loader finds now, or after their visit and before it was bound.
+        Each payment earns once, whatever else retries it. Flushes, never commits.
 
         The line is drawn at the window: a payment that was told of more than
         ``REFERRAL_COOKIE_MAX_AGE`` before its buyer was bound to a referrer is an existing
@@ -472,6 +478,17 @@ class Referral:
         It replaces :func:`flask_referral.web.bots.is_bot`.
         """
         self._loaders.bot_detector = function
+        return function
+
+    def attribution_check(self, function: AttributionCheckT) -> AttributionCheckT:
+        """Name the function that may refuse to bind a new user: the same card, the same device.
+
+        It takes the user's key, the referrer's key and the code, and is asked last, in the
+        transaction of the sign-up, when nothing else speaks against it. Where it returns anything
+        false the answer of :meth:`attribute` is ``refused``; what it raises, that method raises.
+        The last refusal of a user is kept in ``referral_events`` (kind ``attribution``).
+        """
+        self._loaders.attribution_check = function
         return function
 
     def whop_user_loader(self, function: BuyerLoaderT) -> BuyerLoaderT:
@@ -565,6 +582,17 @@ def _check_dialect(dialect: sa.Dialect) -> None:
                 f"flask-referral needs SQLite 3.35 or newer, and this Python has "
                 f"{sqlite3.sqlite_version}; install a newer Python or use PostgreSQL."
             )
+
+
+def _check_created_column(models: Models, settings: Settings) -> None:
+    name, key = settings.user_created_column, models.user_key
+    if name is not None and attribution.created_column(key, name) is None:
+        raise ConfigurationError(
+            f"REFERRAL_USER_CREATED_COLUMN names {name!r}, and the user table "
+            f"{key.table.fullname!r} declares no such column of type DateTime: correct the name, "
+            "add the column to the user model, or set None, which lets accounts of any age be "
+            "referred."
+        )
 
 
 def _check_schemas(engine: sa.Engine) -> None:

@@ -62,11 +62,16 @@ class AttributionReason(enum.StrEnum):
     #: The code is none, or does not exist any more.
     unknown_code = enum.auto()
     self_referral = enum.auto()
+    #: The referrer was referred by this user.
+    circular = enum.auto()
     already_attributed = enum.auto()
     #: The visit is older than ``REFERRAL_COOKIE_MAX_AGE``.
     window_over = enum.auto()
-    #: The account is older than the visit; with a typed code, older than the window.
+    #: The account is older than the visit (with a typed code, older than the window), has no date
+    #: where others have one, or paid before.
     existing_account = enum.auto()
+    #: By the function of ``@referral.attribution_check``.
+    refused = enum.auto()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,6 +38,12 @@ _NO_STRIPE_SECRETS = {
     "v1": "a signature",
 }
 _INT4_MAX = 2**31 - 1
+#: Ten times as much is still a setting of PostgreSQL's.
+_LONGEST_LOCK_TIMEOUT = _INT4_MAX // 10
+#: What browsers ask of a cookie of such a name, in whatever case it is written: RFC 6265bis,
+#: section 4.1.3. HttpOnly and Path=/ every cookie of ours is.
+_HOST_PREFIX = "__host-"
+_SECURE_PREFIXES = (_HOST_PREFIX, "__secure-", "__http-")
 
 
 def _integer(low: int, high: int) -> Parser:
@@ -263,6 +269,11 @@ class Settings:
     hold_days: int = _setting(0, _integer(0, 3650))
     #: Seconds in which one visitor and code make one click.
     dedupe_seconds: int = _setting(86_400, _positive)
+    #: The most rows of one address (IPv6: /64), code and window, whatever the visitors' agents.
+    clicks_per_address: int = _setting(64, _positive)
+    #: Milliseconds that a visit waits for each lock of somebody else's before its page is served
+    #: without it (PostgreSQL); a webhook waits ten times as long, then it answers 503.
+    lock_timeout_ms: int = _setting(250, _integer(1, _LONGEST_LOCK_TIMEOUT))
     #: Whether the commit of a click waits for the disk ("full") or not ("async", PostgreSQL).
     click_durability: str = _setting("full", _one_of("full", "async"))
     #: The name of the host's bind, a replica, that statistics are read from.
@@ -275,7 +286,8 @@ class Settings:
     user_created_column: str | None = _setting(
         "created_at", _optional(_matching(re.compile(r".+"), "a column's name"))
     )
-    #: More conversions than this per referrer and day (UTC) are held for review.
+    #: More conversions than this per referrer and day (UTC) are held for review, and so is what
+    #: more sign-ups than this per referrer and day earn.
     velocity_limit: int | None = _setting(None, _optional(_integer(0, _INT4_MAX)))
     #: The key of the hashed addresses. Without it ``ip_hash`` stays NULL.
     ip_key: bytes | None = _setting(None, _optional(_key), secret=True)
@@ -313,9 +325,10 @@ class Settings:
                 # A secret's value has no place in a log.
                 given = repr(config[key]) if field.repr else "the value given"
                 raise ConfigurationError(f"{key} takes {error}, not {given}.") from None
-        if values.get("cookie_secure") is None:
-            values["cookie_secure"] = not debug
         settings = cls(**values)
+        if settings.cookie_secure is None:
+            is_secure = not debug or settings._cookie_is(_SECURE_PREFIXES)
+            settings = dataclasses.replace(settings, cookie_secure=is_secure)
         settings._check_together()
         return settings
 
@@ -325,8 +338,22 @@ class Settings:
             raise ConfigurationError(
                 "REFERRAL_URL_PREFIX, REFERRAL_LINK_PREFIX and REFERRAL_PAGE_PREFIX must differ."
             )
+        if self._cookie_is(_HOST_PREFIX) and self.cookie_domain is not None:
+            raise ConfigurationError(
+                f"REFERRAL_COOKIE_NAME = {self.cookie_name!r} is for one host alone, and browsers "
+                "refuse such a cookie with a Domain: remove REFERRAL_COOKIE_DOMAIN, or name the "
+                "cookie '__Secure-...'."
+            )
+        if self._cookie_is(_SECURE_PREFIXES) and not self.cookie_secure:
+            raise ConfigurationError(
+                f"REFERRAL_COOKIE_NAME = {self.cookie_name!r} needs REFERRAL_COOKIE_SECURE = True; "
+                "browsers refuse the cookie otherwise."
+            )
         if self.cookie_samesite == "None" and not self.cookie_secure:
             raise ConfigurationError(
                 "REFERRAL_COOKIE_SAMESITE = 'None' needs REFERRAL_COOKIE_SECURE = True; "
                 "browsers refuse the cookie otherwise."
             )
+
+    def _cookie_is(self, prefixes: str | tuple[str, ...]) -> bool:
+        return self.cookie_name.lower().startswith(prefixes)

@@ -16,6 +16,7 @@ import uuid
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from .db import qualified
 from .db import sql
 from .errors import ReferralError
 from .errors import WalletRefused
@@ -132,7 +133,7 @@ def _lock_rows(models: Models, dialect: str) -> sa.Select[t.Any]:
 def _lock_names(models: Models, dialect: str) -> sa.Select[t.Any]:
     names = sa.bindparam("names", type_=postgresql.ARRAY(sa.Text()))
     name = sa.func.unnest(names).column_valued()
-    lock = sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0))
+    lock = sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, sql.NO_SEED))
     columns: list[sa.ColumnElement[t.Any]] = [
         _isolation().label("isolation"),
         sa.cast(lock, sa.Text()),
@@ -220,7 +221,10 @@ def _money(db: sa.Connection, table: sa.Table, user_id: t.Any) -> list[int]:
         # Compared as text, since it may be an enum of the host's.
         completed = sa.cast(columns["status"], sa.Text()) == COMPLETED
         conditions.append(sa.and_(own, completed))
-    sums = {int(db.scalar(sa.select(amount).where(where)) or 0) for where in conditions}
+    sums = {
+        int(qualified.execute(db, sa.select(amount).where(where)).scalar() or 0)
+        for where in conditions
+    }
     return sorted(sums, reverse=True)
 
 

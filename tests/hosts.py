@@ -67,7 +67,7 @@ END
 """
 
 
-def key_column(kind: str) -> sa.Column[t.Any]:
+def key_column(kind: str, collation: str | None = None) -> sa.Column[t.Any]:
     """Return a primary key column of one of :data:`KEYS`, or a UUID that is stored as text."""
     if kind == "int":
         return sa.Column("id", sa.Integer, primary_key=True)
@@ -75,7 +75,8 @@ def key_column(kind: str) -> sa.Column[t.Any]:
         return sa.Column("id", sa.Uuid, primary_key=True, default=uuid.uuid4)
     if kind == "hex":
         return sa.Column("id", sa.Uuid(native_uuid=False), primary_key=True, default=uuid.uuid4)
-    return sa.Column("id", sa.String(26), primary_key=True, default=lambda: uuid.uuid4().hex[:26])
+    text = sa.CHAR(26) if kind == "char" else sa.String(26, collation=collation)
+    return sa.Column("id", text, primary_key=True, default=lambda: uuid.uuid4().hex[:26])
 
 
 @dataclasses.dataclass
@@ -174,6 +175,7 @@ def make_application(
     positive_wallet: bool = False,
     bind_key: str | None = None,
     naive: bool = False,
+    collation: str | None = None,
     **config: t.Any,
 ) -> Application:
     """Build an application whose tables do not exist yet; see :func:`make_host`."""
@@ -183,7 +185,7 @@ def make_application(
     class User(db.Model):  # type: ignore[name-defined,misc]
         __tablename__ = "users"
         __bind_key__ = bind_key
-        id = key_column(key)
+        id = key_column(key, collation)
         name = sa.Column(sa.Text)
         created_at = sa.Column(sa.DateTime(timezone=not naive), server_default=sa.func.now())
 
@@ -212,7 +214,8 @@ def make_host(
     :param options: ``key``, one of :data:`KEYS`; ``convention``, whether the host's metadata has
         a naming convention; ``wallet``, whether it has one; ``schema``, its metadata's;
         ``bind_key``, the name of the database of users and wallet; ``naive``, whether
-        ``created_at`` has no time zone; and settings of the application.
+        ``created_at`` has no time zone; ``collation``, of keys that are strings; and settings of
+        the application.
     """
     host = make_application(url, **options)
     referral = Referral()

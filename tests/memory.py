@@ -21,6 +21,7 @@ TABLES = {
     "referral_conversions",
     "referral_daily",
     "referral_events",
+    "referral_issued_codes",
     "referral_rewards",
 }
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")

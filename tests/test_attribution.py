@@ -238,15 +238,17 @@ class TestReasons:
         user = add_user_at(host, clock.time - dt.timedelta(seconds=30))
         assert attribute(host, user, visit(host, code)).reason is Reason.attributed
 
-    def test_account_without_a_date(self, host: Host) -> None:
+    def test_account_without_a_date_is_of_a_time_before_dates(self, host: Host) -> None:
         _, code = add_referrer(host)
-        assert attribute(host, add_user_at(host, None), visit(host, code)).reason is (
-            Reason.attributed
-        )
+        user = host.add_user()
+        with host.app.app_context(), host.db.engine.begin() as connection:
+            connection.execute(sa.update(host.User).values(created_at=None))
+        for result in (attribute(host, user, visit(host, code)), attribute(host, user, code=code)):
+            assert result.reason is Reason.existing_account
+        assert bound(host) == []
 
-    @pytest.mark.parametrize("column", [None, "name", "no_such_column"])
-    def test_no_such_column(self, make: MakeHost, clock: Clock, column: str | None) -> None:
-        host = make(REFERRAL_USER_CREATED_COLUMN=column)
+    def test_a_host_may_say_that_accounts_have_no_date(self, make: MakeHost, clock: Clock) -> None:
+        host = make(REFERRAL_USER_CREATED_COLUMN=None)
         _, code = add_referrer(host)
         user = host.add_user(name="Ada", created_at=clock.time - dt.timedelta(days=1000))
         assert attribute(host, user, visit(host, code)).reason is Reason.attributed
@@ -656,13 +658,6 @@ class TestAutomatically:
             host.db.session.commit()
             assert host.db.session.scalar(sa.select(host.User).filter_by(name="Ada")) is not None
         assert "not bound" in caplog.text
-
-    def test_several_users_of_one_flush(self, host: Host) -> None:
-        _, code = add_referrer(host)
-        with request_with(host, visit(host, code)):
-            host.db.session.add_all([host.User(), host.User()])
-            host.db.session.commit()
-        assert len(bound(host)) == 2
 
     def test_application_that_shares_the_class(self, clock: Clock) -> None:
         db = SQLAlchemy()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from flask_referral import clicks
 from flask_referral.clicks import Visit
+from flask_referral.settings import Settings
 from flask_referral.web import bots
 
 from .conftest import MakeHost
@@ -32,7 +33,8 @@ VISIT = Visit("K7M2PQ9X", NOON, "192.0.2.1", "Browser")
 
 
 def derive(seconds: int = DAY, secret: bytes = SECRET, **changes: t.Any) -> uuid.UUID:
-    return clicks.derive_id(dataclasses.replace(VISIT, **changes), secret, seconds)
+    settings = Settings(dedupe_seconds=seconds)
+    return clicks.derive_id(dataclasses.replace(VISIT, **changes), secret, settings)
 
 
 class TestDerivedId:
@@ -235,7 +237,9 @@ def test_visits_at_once(make: MakeHost, clock: Clock) -> None:
         client = host.client()
         barrier.wait()
         agent = "one visitor" if number % 2 else f"visitor {number}"
-        answers.append(client.get(f"/r/{code}", headers={"User-Agent": agent}).status_code)
+        address = {"REMOTE_ADDR": "192.0.2.1" if number % 2 else f"192.0.2.{number}"}
+        answer = client.get(f"/r/{code}", headers={"User-Agent": agent}, environ_base=address)
+        answers.append(answer.status_code)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(16)]
     for thread in threads:

@@ -246,6 +246,7 @@ def test_second_time_on_one_application(db: SQLAlchemy, referral: Referral) -> N
 
 def test_blueprint_without_init_app(referral: Referral) -> None:
     app = make_app()
+    app.debug = True
     app.register_blueprint(referral.blueprint, url_prefix="/x")
     answer = app.test_client().post("/x/generate")
     assert answer.status_code == 500

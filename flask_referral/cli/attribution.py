@@ -39,7 +39,7 @@ def reattribute(user: str, code: str, yes: bool, as_json: bool) -> None:
     before, outcome = attribution.reattribute(
         current.models.connection(session), current.models, user_id, normalized, now=clock.now()
     )
-    attribution.announce(user_id, outcome, session)
+    attribution.announce(outcome, session)
     session.commit()
     data = {
         "user": user_id,

@@ -15,6 +15,7 @@ from ..doctor import Level
 from .group import json_option
 from .group import report
 from .group import state
+from .terminal import printable
 
 _COLORS = {Level.ok: "green", Level.warning: "yellow", Level.fault: "red"}
 _INDENT = " " * 13
@@ -28,7 +29,11 @@ def doctor(context: click.Context, as_json: bool) -> None:
     """Say what is wrong and how to mend it; ends with 1 where there is a fault."""
     findings = list(station.examine(app_ctx.app, state()))
     data = [dataclasses.asdict(finding) for finding in findings]
-    report(as_json, data, "\n".join([*map(_text, findings), "", _summary(findings)]))
+    if as_json:
+        report(as_json, data, "")
+    else:
+        # Its colours are ours.
+        click.echo("\n".join([*map(_text, findings), "", _summary(findings)]))
     context.exit(int(_count(findings, Level.fault) > 0))
 
 
@@ -36,11 +41,11 @@ def _text(finding: Finding) -> str:
     label = click.style(
         finding.level.replace("_", " ").ljust(len(_INDENT)), fg=_COLORS.get(finding.level)
     )
-    lines = [label + finding.message]
+    lines = [label + printable(finding.message)]
     if finding.cure:
-        lines.append(f"{_INDENT}{finding.cure}")
+        lines.append(f"{_INDENT}{printable(finding.cure)}")
     if finding.detail:
-        lines.append(textwrap.indent(finding.detail, _INDENT + "    "))
+        lines.append(textwrap.indent(printable(finding.detail, keep="\n\t"), _INDENT + "    "))
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from flask.cli import AppGroup
 
 from ..clock import as_utc
 from ..db import failures
+from ..db import qualified
 from ..errors import ReferralError
 from ..payments import retries
 from ..payments.events import Outcome
@@ -28,6 +29,8 @@ from .group import json_option
 from .group import report
 from .group import state
 from .group import yes_option
+from .terminal import printable
+from .terminal import value
 
 #: How many failures are told in full.
 _EXAMPLES = 5
@@ -68,7 +71,7 @@ def list_(outcome: str | None, provider: str | None, as_json: bool) -> None:
         for row in rows:
             told = _told(row)
             columns = ("received_at", "provider", "event", "kind", "outcome", "payment")
-            click.echo("  ".join(str(told[name] or "-") for name in columns))
+            click.echo("  ".join(value(told[name] or "-") for name in columns))
         by_outcome = retries.counts(connection, models, wanted)
     if not by_outcome:
         click.echo("No delivery waits.")
@@ -88,11 +91,11 @@ def show(event: str, provider: str | None, as_json: bool) -> None:
     kept = row.details or {}
     data = _told(row) | {"waits": row.details is not None, "kept": kept}
     lines = [
-        f"{name:<12}  {value}"
-        for name, value in _told(row).items()
-        if value is not None and name != "outcome"
+        f"{name:<12}  {value(told)}"
+        for name, told in _told(row).items()
+        if told is not None and name != "outcome"
     ]
-    lines += [f"{name:<12}  {json.dumps(value)}" for name, value in kept.items() if value != {}]
+    lines += [f"{name:<12}  {json.dumps(item)}" for name, item in kept.items() if item != {}]
     lines.append(f"{'outcome':<12}  {row.outcome}")
     if row.outcome in _WHY:
         lines.append(_WHY[row.outcome] if kept else f"{row.outcome}: {_gone(row)}")
@@ -163,7 +166,7 @@ def retry(
     if outcomes[FAILED]:
         raise click.ClickException(
             f"{plural(outcomes[FAILED], 'delivery', 'deliveries')} could not be handled and will "
-            f"wait for the next retry. The first: {failed[0]}"
+            f"wait for the next retry. The first: {printable(failed[0])}"
         )
 
 
@@ -203,7 +206,7 @@ def _find(connection: sa.Connection, event_id: str, provider: str | None) -> t.A
     query = sa.select(event).where(event.c.kind == DELIVERY, event.c.event_id == event_id)
     if provider is not None:
         query = query.where(event.c.provider == provider)
-    found = connection.execute(query.order_by(event.c.provider).limit(2)).all()
+    found = qualified.execute(connection, query.order_by(event.c.provider).limit(2)).all()
     if not found:
         of = f" of {provider!r:.80}" if provider is not None else ""
         raise ReferralError(f"No delivery {event_id!r:.80}{of} has come.")

@@ -14,6 +14,7 @@ from flask.cli import ScriptInfo
 from ..db.failures import explain
 from ..errors import ReferralError
 from ..host.state import current_state
+from .terminal import printable
 
 
 class ReferralGroup(AppGroup):
@@ -23,11 +24,12 @@ class ReferralGroup(AppGroup):
         try:
             return super().invoke(ctx)
         except (ReferralError, CommandError) as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(str(error))) from error
         except sa.exc.SQLAlchemyError as error:
             # The command's own application context is gone by now.
             with ctx.ensure_object(ScriptInfo).load_app().app_context():
-                raise click.ClickException(str(explain(error, state().models))) from error
+                told = printable(str(explain(error, state().models)))
+                raise click.ClickException(told) from error
 
 
 referral = ReferralGroup("referral", help="Referral codes, migrations and operations.")
@@ -42,7 +44,7 @@ state = current_state
 
 def report(as_json: bool, data: t.Any, text: str) -> None:
     """Print ``data`` as JSON or ``text`` for people."""
-    click.echo(json.dumps(data, default=str, indent=2) if as_json else text)
+    click.echo(json.dumps(data, default=str, indent=2) if as_json else printable(text))
 
 
 def confirm(question: str, yes: bool) -> None:
@@ -50,7 +52,7 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     try:
-        agreed = click.confirm(question, err=True)
+        agreed = click.confirm(printable(question), err=True)
     except click.Abort:
         raise click.ClickException(
             "Nothing was changed: nobody answered. Give --yes where nobody can."

@@ -36,7 +36,9 @@ from .rewards import Row
 from .store import count_since
 from .store import Look
 from .store import look_up
+from .store import midnight
 from .store import new_conversion
+from .store import sign_ups_before
 from .store import store
 from .store import Stored
 from .transaction import Transaction
@@ -78,7 +80,7 @@ def convert(
     """Turn a payment of a referred user into its rewards and credits, exactly once.
 
     Three statements with a credit: the look, the claim with the locks, and what is written; on
-    SQLite, and where the wallet or its lock are not plain, up to five. One more with a velocity
+    SQLite, and where the wallet or its lock are not plain, up to five. Two more with a velocity
     limit. A payment that earns nothing takes one and stores nothing.
 
     :raises ReferralError: for a bonus that cannot be stored.
@@ -89,6 +91,8 @@ def convert(
     claim: claims.Claim | None = None
     for _ in range(ATTEMPTS):
         look = look_up(tx, referred_id, payment)
+        # Two spellings of a key may be equal to the database alone.
+        referred_id = referred_id if look.user_id is None else look.user_id
         purchase = _purchase(look, referred_id, payment)
         refusal = _refusal(tx, look, purchase)
         if refusal is not None:
@@ -115,10 +119,11 @@ def convert(
             if claim.reward_id not in (None, reward_id):
                 # Somebody else was faster.
                 return _known(tx, look_up(tx, referred_id, payment), purchase)
-            rows = _rows(tx, look, purchase, reward, reward_id, now)
+            hold = _why_held(tx, look, now)
+            rows = _rows(tx, look, purchase, reward, reward_id, now, is_held=hold is not None)
             stored = store(tx, look, payment, rows)
             if stored is not None:
-                return _settle(tx, look, payment, claim, rows, stored, now=now)
+                return _settle(tx, look, payment, claim, rows, stored, hold, now=now)
             # Whatever the policy says next, or raises: a claim without a reward must not stay.
             claims.set_reward(tx, provider, payment_id, None)
             claim = claim._replace(was_known=True)
@@ -150,7 +155,7 @@ def _refusal(tx: Transaction, look: Look, purchase: Purchase) -> Outcome | None:
     if claims.rewarded_by(look.outcome) is not None:
         return _known(tx, look, purchase)
     if look.referrer_id is None:
-        return Outcome(ConversionReason.not_referred, is_user=look.is_user)
+        return Outcome(ConversionReason.not_referred, is_user=look.user_id is not None)
     limit = tx.settings.renewals
     if limit is not None and purchase.number > limit + 1:
         return _already(look)
@@ -218,11 +223,13 @@ def _rows(
     reward: Reward,
     reward_id: uuid.UUID,
     now: dt.datetime,
+    *,
+    is_held: bool,
 ) -> list[Row]:
     """Return the rewards of a payment, the referrer's first; its wallet has to be locked."""
     days = tx.settings.hold_days if reward.hold_days is None else reward.hold_days
     available_at = now + dt.timedelta(days=days)
-    if _is_over_velocity(tx, look.referrer_id, now):
+    if is_held:
         status = RewardStatus.held
     else:
         status = RewardStatus.pending if days else RewardStatus.credited
@@ -256,13 +263,17 @@ def _rows(
     return [row, welcome]
 
 
-def _is_over_velocity(tx: Transaction, referrer_id: t.Any, now: dt.datetime) -> bool:
+def _why_held(tx: Transaction, look: Look, now: dt.datetime) -> str | None:
+    """Return why a reward waits for a review; None where it does not."""
     limit = tx.settings.velocity_limit
     if limit is None:
-        return False
-    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        return None
     # Exact, because the referrer's wallet is locked.
-    return count_since(tx, referrer_id, today) >= limit
+    if count_since(tx, look.referrer_id, midnight(now)) >= limit:
+        return "over REFERRAL_VELOCITY_LIMIT"
+    if look.bound_at is not None and sign_ups_before(tx, look) >= limit:
+        return "over REFERRAL_VELOCITY_LIMIT on the day of the sign-up"
+    return None
 
 
 def _settle(
@@ -272,6 +283,7 @@ def _settle(
     claim: claims.Claim,
     rows: list[Row],
     stored: Stored,
+    hold: str | None,
     *,
     now: dt.datetime,
 ) -> Outcome:
@@ -294,7 +306,7 @@ def _settle(
     )
     if first.status is RewardStatus.credited:
         rewards.credit(tx, rows, owes=stored.owes, is_written=stored.is_credited)
-    elif first.status is RewardStatus.held:
+    elif hold is not None:
         for row in rows:
             facts.record(
                 tx,
@@ -304,7 +316,7 @@ def _settle(
                     payment_id=payment_id,
                     membership_id=payment.membership_id,
                     id=str(row.id),
-                    reason="over REFERRAL_VELOCITY_LIMIT",
+                    reason=hold,
                     occurred_at=now,
                 ),
             )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import typing as t
+import uuid
 
 import sqlalchemy as sa
 
 from .. import wallet
 from ..clock import as_utc
+from ..clock import SKEW
 from ..db import sql
 from ..db.models import GONE
 from ..db.models import Models
@@ -29,10 +31,13 @@ class Look:
     referrer_id: t.Any
     code: str | None
     may_lock_rows: bool
-    #: Whether there is such a user at all.
-    is_user: bool
+    #: The user's key, as the user table returns it; None where there is no such user.
+    user_id: t.Any
     #: The columns of the user's conversion, or None.
     conversion: dict[str, t.Any] | None
+    #: When the user was bound to the referrer (UTC), where that is known, and the click it is by.
+    bound_at: dt.datetime | None
+    click_id: uuid.UUID | None
     #: The highest number of a payment that is not taken back whole; 0 without one.
     last_number: int
     first_paid_at: dt.datetime | None
@@ -53,8 +58,10 @@ def look_up(tx: Transaction, referred_id: t.Any, payment: Payment) -> Look:
         referrer_id=row.referrer_user_id,
         code=row.referral_code,
         may_lock_rows=bool(row.may_lock_rows),
-        is_user=bool(row.is_user),
+        user_id=row.user_id,
         conversion=conversion,
+        bound_at=row.bound_at and as_utc(row.bound_at),
+        click_id=row.click_id,
         last_number=row.number,
         first_paid_at=row.first_paid_at and as_utc(row.first_paid_at),
         outcome=row.outcome,
@@ -64,6 +71,25 @@ def look_up(tx: Transaction, referred_id: t.Any, payment: Payment) -> Look:
 def count_since(tx: Transaction, referrer_id: t.Any, since: dt.datetime) -> int:
     """Return how many payments earned a referrer something since then. One statement."""
     return int(_count_since(tx.db, tx.models, user=referrer_id, since=since).scalar())
+
+
+def sign_ups_before(tx: Transaction, look: Look) -> int:
+    """Return how many users a referrer was given earlier on the day (UTC) of a binding.
+
+    Also those who have gone since. One statement.
+    """
+    assert look.bound_at is not None
+    day = midnight(look.bound_at)
+    # A click is bound within the window, which lets the index find it.
+    earliest = day - dt.timedelta(seconds=tx.settings.cookie_max_age) - SKEW
+    values = {"user": look.referrer_id, "click": look.click_id, "bound": look.bound_at}
+    found = _sign_ups_before(tx.db, tx.models, **values, day=day, earliest=earliest)
+    return int(found.scalar())
+
+
+def midnight(at: dt.datetime) -> dt.datetime:
+    """Return when the day (UTC) of a moment began."""
+    return at.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 class Stored(t.NamedTuple):
@@ -197,8 +223,13 @@ def _look(models: Models, dialect: str) -> sa.Select[t.Any]:
         sa.select(
             click.c.referrer_user_id,
             click.c.referral_code,
+            click.c.bound_at,
+            click.c.id.label("click_id"),
             wallet.lockable(models, dialect).label("may_lock_rows"),
-            sa.exists().where(models.user_key == user).label("is_user"),
+            sa.select(models.user_key)
+            .where(models.user_key == user)
+            .scalar_subquery()
+            .label("user_id"),
             *(column.label(f"{_OF_CONVERSION}{key}") for key, column in conversion.c.items()),
             live.c.number,
             live.c.first_paid_at,
@@ -218,6 +249,23 @@ def _count_since(models: Models, dialect: str) -> sa.Select[t.Any]:
         reward.user_id == sql.parameter("user", reward.user_id),
         reward.role == sql.word(RewardRole.referrer),
         reward.created_at >= sql.parameter("since", reward.created_at),
+    )
+
+
+@sql.statement
+def _sign_ups_before(models: Models, dialect: str) -> sa.Select[t.Any]:
+    click = models.ReferralClick.__table__.c
+    bound = sql.parameter("bound", click.bound_at)
+    is_earlier = sa.or_(
+        click.bound_at < bound,
+        # Which of two of one moment was first must always be the same one.
+        sa.and_(click.bound_at == bound, click.id < sql.parameter("click", click.id)),
+    )
+    return sa.select(sa.func.count()).where(
+        click.referrer_user_id == sql.parameter("user", click.referrer_user_id),
+        click.clicked_at >= sql.parameter("earliest", click.clicked_at),
+        click.bound_at >= sql.parameter("day", click.bound_at),
+        is_earlier,
     )
 
 

@@ -81,7 +81,7 @@ class new_uuid(FunctionElement[uuid.UUID]):
 
 @compiles(new_uuid)
 def _compile_new_uuid(element: new_uuid, compiler: t.Any, **kwargs: t.Any) -> str:
-    return "gen_random_uuid()"
+    return "pg_catalog.gen_random_uuid()"
 
 
 @compiles(new_uuid, "sqlite")
@@ -468,6 +468,28 @@ class ReferralDailyMixin(_Mixin):
         yield _index("idx_referral_daily_day", "day")
 
 
+class ReferralIssuedCodeMixin(_Mixin):
+    """A code that was given to somebody, and is never given again (``referral_issued_codes``).
+
+    The database keeps it: what is inserted into ``referral_codes`` is listed by a trigger.
+    """
+
+    __tablename__ = "referral_issued_codes"
+    _key = ("code",)
+
+    code: Mapped[str] = _text()
+    #: whom it leads to; None once that user is erased or deleted
+    user_id: Mapped[t.Any | None] = _user("SET NULL")
+    #: UTC
+    issued_at: Mapped[dt.datetime] = _moment(default=True)
+    #: whether it is the one that the user shares
+    is_current: Mapped[bool] = mapped_column(sa.Boolean(), server_default=sa.true(), nullable=False)
+
+    @classmethod
+    def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
+        yield _index("idx_referral_issued_codes_user_id", "user_id")
+
+
 @dataclasses.dataclass(frozen=True)
 class Models:
     """The mapped classes in one host's metadata."""
@@ -478,6 +500,7 @@ class Models:
     ReferralReward: type[ReferralRewardMixin]
     ReferralEvent: type[ReferralEventMixin]
     ReferralDaily: type[ReferralDailyMixin]
+    ReferralIssuedCode: type[ReferralIssuedCodeMixin]
     #: The key of the host's user table.
     user_key: sa.Column[t.Any]
     version_table: sa.Table
@@ -512,6 +535,7 @@ class Models:
             self.ReferralReward,
             self.ReferralEvent,
             self.ReferralDaily,
+            self.ReferralIssuedCode,
         )
 
     def bind(self, session: Session) -> sa.Engine | sa.Connection:
@@ -643,6 +667,7 @@ def build_models(db: SQLAlchemy, user_model: t.Any) -> Models:
         ReferralReward=build("ReferralReward", ReferralRewardMixin),
         ReferralEvent=build("ReferralEvent", ReferralEventMixin),
         ReferralDaily=build("ReferralDaily", ReferralDailyMixin),
+        ReferralIssuedCode=build("ReferralIssuedCode", ReferralIssuedCodeMixin),
         user_key=key,
         version_table=_version(metadata),
     )

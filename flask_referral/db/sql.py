@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import typing as t
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql.base import PGDialect
+
+from . import qualified
 
 if t.TYPE_CHECKING:
     from .models import Models
@@ -24,6 +27,9 @@ LOCK_NOT_AVAILABLE = "55P03"
 DEADLOCK_DETECTED = "40P01"
 SERIALIZATION_FAILURE = "40001"
 INSUFFICIENT_PRIVILEGE = "42501"
+
+#: What ``hashtextextended(text, bigint)`` takes; a bare 0 is an integer.
+NO_SEED: sa.ColumnElement[int] = sa.literal_column("0::bigint")
 
 
 class Lent:
@@ -44,7 +50,7 @@ class Lent:
 
     def execute(self, statement: t.Any, values: dict[str, t.Any]) -> sa.CursorResult[t.Any]:
         """Execute what cannot be prepared."""
-        return sa.Connection(self.engine, self._pooled).execute(statement, values)
+        return qualified.execute(sa.Connection(self.engine, self._pooled), statement, values)
 
     def invalidate(self, error: BaseException) -> None:
         """Keep a broken connection from being lent again."""
@@ -153,7 +159,7 @@ class _Prepared:
     """
 
     def __init__(self, statement: t.Any, dialect: sa.Dialect) -> None:
-        compiled = statement.compile(dialect=dialect)
+        compiled = qualified.compile(statement, dialect)
         #: What is left to SQLAlchemy: a list makes another text of each length, and a default of
         #: the host's own is asked for each row.
         self._not_plain: t.Any = None
@@ -185,7 +191,9 @@ class _Prepared:
 
     def execute(self, db: Connection, values: dict[str, t.Any]) -> Rows:
         if self._not_plain is not None:
-            result = db.execute(self._not_plain, values)
+            is_lent = isinstance(db, Lent)
+            execute = db.execute if is_lent else functools.partial(qualified.execute, db)
+            result = execute(self._not_plain, values)
             rows = Rows(result if result.returns_rows else ())
             rows.rowcount = result.rowcount
             return rows

@@ -7,6 +7,7 @@ import typing as t
 import sqlalchemy as sa
 
 from .. import wallet as station
+from ..db import qualified
 from ..db.models import PAID
 from ..db.models import WALLET_INDEX
 from .findings import Check
@@ -21,7 +22,7 @@ _POSTGRESQL_INDEX = sa.text(
     """
     SELECT indisvalid AND indisunique FROM pg_index
     JOIN pg_class ON pg_class.oid = indexrelid
-    WHERE indrelid = to_regclass(:table) AND relname = :index
+    WHERE indrelid = CAST(pg_catalog.to_regclass(:table) AS oid) AND relname = :index
     """
 )
 _SQLITE_INDEX = sa.text(
@@ -226,7 +227,7 @@ def _first(
 
 def _run(patient: Patient, query: sa.Executable) -> t.Sequence[t.Any]:
     with patient.connect() as connection:
-        return connection.execute(query).all()
+        return qualified.execute(connection, query).all()
 
 
 def _has_wallet(patient: Patient) -> bool:

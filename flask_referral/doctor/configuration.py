@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing as t
 from urllib.parse import urlsplit
 
+from .. import attribution
 from ..host.identity import is_set_up
 from .findings import Check
 from .findings import fault
@@ -136,6 +137,24 @@ def whop(patient: Patient) -> t.Iterator[Finding]:
         )
 
 
+def account_age(patient: Patient) -> t.Iterator[Finding]:
+    """Whether old accounts can be told from new ones."""
+    name, key = patient.state.settings.user_created_column, patient.state.models.user_key
+    if name is None:
+        yield warning(
+            "REFERRAL_USER_CREATED_COLUMN is None, so accounts of any age can be referred, by "
+            "themselves with a second one too.",
+            "Name the column of the user table that says when an account was made.",
+        )
+    elif attribution.created_column(key, name) is None:
+        yield fault(
+            f"The user table {key.table.fullname!r} declares no column {name!r} of type DateTime, "
+            "so accounts of any age can be referred and their purchases earn a bonus.",
+            f"Declare it in the user model, as in sa.Column({name!r}, sa.DateTime(timezone=True)), "
+            "or name another in REFERRAL_USER_CREATED_COLUMN; None says that there is none.",
+        )
+
+
 CHECKS = (
     Check("identity", identity, "The application says who is logged in."),
     Check("driver", driver, "The database's URL names its driver."),
@@ -144,4 +163,5 @@ CHECKS = (
     Check("cookies", cookies, "The cookie is Secure, HttpOnly and signed."),
     Check("share-links", share_links, "Share links are built for a host that is configured."),
     Check("whop", whop, "The Whop webhook has its secret and its company."),
+    Check("account-age", account_age, "The user table says when accounts were made."),
 )

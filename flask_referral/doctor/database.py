@@ -7,10 +7,13 @@ import typing as t
 import sqlalchemy as sa
 
 from .. import schema
+from ..db import qualified
 from ..db.failures import is_away
 from ..db.models import USERS_TRIGGER
 from ..errors import SchemaDiffers
 from .findings import Check
+from .findings import counted
+from .findings import EXAMPLES
 from .findings import fault
 from .findings import Finding
 from .findings import ok
@@ -33,9 +36,27 @@ _IDLE = sa.text(
           SELECT FROM pg_catalog.pg_locks l
           WHERE l.pid = a.pid AND l.mode IN ('RowShareLock', 'RowExclusiveLock')
             AND l.relation IN (
-                SELECT pg_catalog.to_regclass(name)
+                SELECT CAST(pg_catalog.to_regclass(name) AS oid)
                 FROM pg_catalog.unnest(CAST(:tables AS text[])) AS name))
     ORDER BY a.state_change
+    """
+)
+
+#: Schemas of the search path in which somebody may create functions who neither owns the database
+#: nor is trusted with all of it.
+_OPEN = sa.text(
+    """
+    SELECT n.nspname AS schema,
+           CASE WHEN acl.grantee = '0' THEN 'everybody (PUBLIC)'
+                ELSE CAST(pg_catalog.pg_get_userbyid(acl.grantee) AS text) END AS who
+    FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) AS path (name)
+    JOIN pg_catalog.pg_namespace AS n ON n.nspname = path.name
+    CROSS JOIN pg_catalog.aclexplode(n.nspacl) AS acl
+    LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = acl.grantee
+    JOIN pg_catalog.pg_database AS d ON d.datname = pg_catalog.current_database()
+    WHERE acl.privilege_type = 'CREATE' AND acl.grantee NOT IN (n.nspowner, d.datdba)
+      AND r.rolsuper IS NOT TRUE AND r.rolname IS DISTINCT FROM current_user
+    ORDER BY 1, 2
     """
 )
 
@@ -43,8 +64,8 @@ _IDLE = sa.text(
 def answers(patient: Patient) -> t.Iterator[Finding]:
     """Whether there is a database, and new enough."""
     with patient.connect() as connection:
-        connection.execute(sa.select(1))
-        version = connection.dialect.server_version_info or ()
+        qualified.execute(connection, sa.select(1))
+        version = connection.engine.dialect.server_version_info or ()
     name, minimum = NAMES[patient.dialect], MINIMUM[patient.dialect]
     if version < minimum:
         yield fault(
@@ -151,10 +172,10 @@ def read_bind(patient: Patient) -> t.Iterator[Finding]:
     name = f"The database {patient.state.settings.read_bind!r} of REFERRAL_READ_BIND"
     column = patient.state.models.ReferralCode.__table__.c.code
     with patient.connect() as connection:
-        code = connection.scalar(sa.select(column).limit(1))
+        code = qualified.execute(connection, sa.select(column).limit(1)).scalar()
     try:
         with engine.connect() as connection:
-            found = connection.scalar(sa.select(column).where(column == code))
+            found = qualified.execute(connection, sa.select(column).where(column == code)).scalar()
     except sa.exc.SQLAlchemyError as error:
         what = "did not answer" if is_away(error) else "cannot be read"
         yield fault(
@@ -192,6 +213,47 @@ def transactions(patient: Patient) -> t.Iterator[Finding]:
         )
 
 
+def codes(patient: Patient) -> t.Iterator[Finding]:
+    """Whether there are codes from before the database refused what is none."""
+    is_none = (
+        "code GLOB '*[^A-Z0-9]*' OR length(code) NOT BETWEEN 3 AND 32"
+        if patient.dialect == "sqlite"
+        else "code COLLATE \"C\" OPERATOR(pg_catalog.!~) '^[A-Z0-9]{3,32}$'"
+    )
+    table = patient.state.models.ReferralCode.__table__
+    with patient.connect() as connection:
+        name = connection.dialect.identifier_preparer.format_table(table)
+        found = connection.execute(
+            sa.text(f"SELECT code, user_id FROM {name} WHERE {is_none} ORDER BY user_id")
+        ).all()
+    if found:
+        examples = ", ".join(f"{row.code[:32]!r} of user {row.user_id}" for row in found[:EXAMPLES])
+        yield warning(
+            f"{counted(len(found), 'row', 'rows')} of {table.name} "
+            f"{'has a code that is' if len(found) == 1 else 'have codes that are'} none, which "
+            f"no link and no form accepts: {examples}.",
+            "Remove them with flask referral erase USER; the user is then given another one.",
+        )
+
+
+def search_path(patient: Patient) -> t.Iterator[Finding]:
+    """Whether others may create functions where the application's SQL looks for them.
+
+    SQL of this package names the schema of each function; the host's own may not.
+    """
+    with patient.connect() as connection:
+        found = connection.execute(_OPEN).all()
+        quote = connection.dialect.identifier_preparer.quote
+    for row in found:
+        who = "PUBLIC" if "PUBLIC" in row.who else quote(row.who)
+        yield warning(
+            f"In schema {row.schema!r}, which is in the application's search path, {row.who} may "
+            "create functions: one that fits SQL of the application better than PostgreSQL's own "
+            "runs with the application's rights.",
+            f"REVOKE CREATE ON SCHEMA {quote(row.schema)} FROM {who};",
+        )
+
+
 def _dotted(version: tuple[t.Any, ...]) -> str:
     return ".".join(map(str, version))
 
@@ -223,6 +285,19 @@ CHECKS = (
         transactions,
         "No transaction holds locks while the application does something else.",
         ("database", "user-table", "migrations"),
+        applies=lambda patient: patient.dialect == "postgresql",
+    ),
+    Check(
+        "codes",
+        codes,
+        "All codes have the form of one.",
+        ("database", "migrations"),
+    ),
+    Check(
+        "search-path",
+        search_path,
+        "Nobody else may create functions in the application's search path.",
+        ("database",),
         applies=lambda patient: patient.dialect == "postgresql",
     ),
     Check(

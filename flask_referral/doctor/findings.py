@@ -10,6 +10,8 @@ import typing as t
 import sqlalchemy as sa
 from flask import Flask
 
+from ..db import qualified
+
 if t.TYPE_CHECKING:
     from ..host.state import State
 #: How many of the rows that are wrong are named.
@@ -70,6 +72,7 @@ class Patient:
     def connect(self) -> t.Iterator[sa.Connection]:
         """Open a connection whose transaction is rolled back at the end: nothing is changed."""
         with self.state.engine.connect() as connection:
+            qualified.qualify(connection)
             yield connection
 
     @property

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from .. import clock
 from ..db import days
+from ..db import qualified
 from ..db.models import GONE
 from ..db.models import RewardRole
 from ..db.models import RewardStatus
@@ -285,7 +286,7 @@ def _one(patient: Patient, query: sa.Executable) -> t.Any:
 
 def _all(patient: Patient, query: sa.Executable) -> t.Sequence[t.Any]:
     with patient.connect() as connection:
-        return connection.execute(query).all()
+        return qualified.execute(connection, query).all()
 
 
 def _day(moment: dt.datetime) -> dt.date:

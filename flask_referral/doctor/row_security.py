@@ -31,11 +31,12 @@ _RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 _TABLES = sa.text(
     """
-    SELECT c.relname AS name, c.oid, n.nspname AS schema, pg_get_userbyid(c.relowner) AS owner,
-           c.relrowsecurity AS secured, row_security_active(c.oid) AS binds_login,
+    SELECT c.relname AS name, c.oid, n.nspname AS schema,
+           pg_catalog.pg_get_userbyid(c.relowner) AS owner,
+           c.relrowsecurity AS secured, pg_catalog.row_security_active(c.oid) AS binds_login,
            ARRAY(SELECT polname::text FROM pg_policy WHERE polrelid = c.oid) AS policies
-    FROM unnest(CAST(:names AS text[])) AS wanted (name)
-    JOIN pg_class AS c ON c.oid = to_regclass(wanted.name)
+    FROM pg_catalog.unnest(CAST(:names AS text[])) AS wanted (name)
+    JOIN pg_class AS c ON c.oid = CAST(pg_catalog.to_regclass(wanted.name) AS oid)
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     ORDER BY c.relname
     """
@@ -43,8 +44,8 @@ _TABLES = sa.text(
 _ROLE = sa.text(
     """
     SELECT rolsuper, rolbypassrls,
-           ARRAY(SELECT owner FROM unnest(CAST(:owners AS text[])) AS owner
-                 WHERE pg_has_role(rolname, owner, 'MEMBER')) AS owned
+           ARRAY(SELECT owner FROM pg_catalog.unnest(CAST(:owners AS text[])) AS owner
+                 WHERE pg_catalog.pg_has_role(rolname, owner, 'MEMBER')) AS owned
     FROM pg_roles WHERE rolname = :role
     """
 )
@@ -54,19 +55,20 @@ _WIDE = sa.text(
     SELECT p.polname AS name, p.polrelid AS oid, p.polcmd::text AS command
     FROM pg_policy AS p
     WHERE p.polrelid = ANY(CAST(:oids AS oid[])) AND p.polpermissive
-      AND p.polcmd IN ('*', 'r') AND pg_get_expr(p.polqual, p.polrelid) = 'true'
-      AND EXISTS (SELECT 1 FROM unnest(p.polroles) AS member
-                  WHERE member = 0 OR pg_has_role(:role, member, 'USAGE'))
+      AND p.polcmd IN ('*', 'r') AND pg_catalog.pg_get_expr(p.polqual, p.polrelid) = 'true'
+      AND EXISTS (SELECT 1 FROM pg_catalog.unnest(p.polroles) AS member
+                  WHERE member = '0' OR pg_catalog.pg_has_role(:role, member, 'USAGE'))
     """
 )
 _LACKING = sa.text(
     """
     SELECT c.relname AS name, wanted
-    FROM unnest(CAST(:oids AS oid[])) AS given (oid)
+    FROM pg_catalog.unnest(CAST(:oids AS oid[])) AS given (oid)
     JOIN pg_class AS c ON c.oid = given.oid
-    CROSS JOIN unnest(CAST(:rights AS text[])) AS wanted
-    WHERE NOT has_schema_privilege(:role, c.relnamespace, 'USAGE')
-       OR NOT has_table_privilege(:role, c.oid, wanted)
+    CROSS JOIN pg_catalog.unnest(CAST(:rights AS text[])) AS wanted
+    WHERE NOT pg_catalog.has_schema_privilege(:role, c.relnamespace, 'USAGE')
+       OR NOT CASE WHEN :whole THEN pg_catalog.has_table_privilege(:role, c.oid, wanted)
+                   ELSE pg_catalog.has_any_column_privilege(:role, c.oid, wanted) END
     """
 )
 
@@ -145,12 +147,13 @@ def _role(patient: Patient, connection: sa.Connection, name: str) -> t.Iterator[
             f"Take the policy, or the role that it is for, away from {name!r}.",
         )
     readable = [table.oid for table in tables if table.name in USER_TABLES]
-    if _lacks(connection, readable, name, ["SELECT"]):
+    if _lacks(connection, readable, name, ["SELECT"], whole=False):
         yield fault(
             f"The role {name!r} of REFERRAL_RLS_ROLE may not read the referral tables.", grant
         )
     try:
-        connection.execute(sa.text("SELECT set_config('role', :role, true)"), {"role": name})
+        take = sa.text("SELECT pg_catalog.set_config('role', :role, true)")
+        connection.execute(take, {"role": name})
     except sa.exc.DBAPIError as error:
         # insufficient_privilege, invalid_parameter_value
         if sqlstate(error) not in ("42501", "22023"):
@@ -204,9 +207,14 @@ def _tables(
 
 
 def _lacks(
-    connection: sa.Connection, oids: list[int], role: str, rights: list[str]
+    connection: sa.Connection, oids: list[int], role: str, rights: list[str], *, whole: bool = True
 ) -> dict[str, None]:
-    rows = connection.execute(_LACKING, {"oids": oids, "role": role, "rights": rights})
+    """Return the rights that a role lacks on tables.
+
+    :param whole: whether those on some columns are too little.
+    """
+    values = {"oids": oids, "role": role, "rights": rights, "whole": whole}
+    rows = connection.execute(_LACKING, values)
     return dict.fromkeys(f"{row.wanted} on {row.name}" for row in rows)
 
 

@@ -10,13 +10,18 @@ import sqlalchemy as sa
 
 from .. import attribution
 from .. import clock
+from ..db import qualified
 from .findings import Check
+from .findings import counted
+from .findings import EXAMPLES
 from .findings import Finding
 from .findings import Patient
 from .findings import warning
 
 #: So many of the latest clicks are looked at.
 LATEST = 10_000
+#: Of so many people at most is a ring that is found.
+LONGEST_RING = 16
 #: From so many clicks on one address is no chance, and from so many sign-ups one offset.
 MANY_CLICKS = 20
 MANY_SIGN_UPS = 3
@@ -88,6 +93,41 @@ def created_at(patient: Patient) -> t.Iterator[Finding]:
         )
 
 
+def rings(patient: Patient) -> t.Iterator[Finding]:
+    """Whether people refer each other in a ring, each one the next."""
+    click = patient.state.models.ReferralClick.__table__
+    latest = (
+        sa.select(click.c.referred_user_id, click.c.referrer_user_id)
+        .where(click.c.referred_user_id.is_not(None))
+        .order_by(click.c.clicked_at.desc())
+        .limit(LATEST)
+        .subquery()
+        .c
+    )
+    # From each user to the referrer, to the referrer's, and so on: everybody has one at most.
+    walk = sa.select(
+        latest.referred_user_id.label("first"),
+        latest.referrer_user_id.label("last"),
+        sa.literal_column("1", sa.Integer()).label("steps"),
+    ).cte("walk", recursive=True)
+    walk = walk.union_all(
+        sa.select(walk.c.first, click.c.referrer_user_id, walk.c.steps + 1)
+        .join_from(walk, click, click.c.referred_user_id == walk.c.last)
+        .where(walk.c.last != walk.c.first, walk.c.steps < LONGEST_RING)
+    )
+    query = sa.select(walk.c.first, walk.c.steps).where(walk.c.last == walk.c.first)
+    found = _all(patient, query.order_by(walk.c.steps, walk.c.first))
+    if found:
+        named = ", ".join(f"{row.first} (of {row.steps})" for row in found[:EXAMPLES])
+        people = counted(len(found), "user refers", "users refer")
+        yield warning(
+            f"{people} each other in a ring, as friends do who earn bonuses from each other: "
+            f"{named}{', ...' if len(found) > EXAMPLES else ''}.",
+            "Look at who they are; void or reverse what they earned if it is one person, and let "
+            "@referral.attribution_check refuse the next.",
+        )
+
+
 def _offset(created: dt.datetime, bound_at: dt.datetime) -> dt.timedelta | None:
     """Return the offset of the zone that explains a date, where one does."""
     if created.tzinfo is not None:
@@ -108,7 +148,7 @@ def _has_dates(patient: Patient) -> bool:
 
 def _all(patient: Patient, query: sa.Executable) -> t.Sequence[t.Any]:
     with patient.connect() as connection:
-        return connection.execute(query).all()
+        return qualified.execute(connection, query).all()
 
 
 def _has_addresses(patient: Patient) -> bool:
@@ -118,5 +158,6 @@ def _has_addresses(patient: Patient) -> bool:
 _NEEDS = ("database", "migrations", "models", "database-login")
 CHECKS = (
     Check("addresses", addresses, "Clicks are not all of one address.", _NEEDS, _has_addresses),
+    Check("rings", rings, "Nobody refers each other in a ring.", _NEEDS),
     Check("created-at", created_at, "The dates of new accounts are in UTC.", _NEEDS, _has_dates),
 )

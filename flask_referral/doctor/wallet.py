@@ -7,6 +7,7 @@ import typing as t
 
 import sqlalchemy as sa
 
+from ..db import qualified
 from ..db.sql import IDENTIFIERS
 from ..schema import wallet_checks
 from ..wallet import ADJUSTMENT
@@ -38,7 +39,8 @@ ROWS = wallet_checks.Rows(
     own_types=(BONUS,),
 )
 
-_COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+# One that never ends is one, too.
+_COMMENTS = re.compile(r"--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 _LOCKS = re.compile(
     r"\bFOR\s+(NO\s+KEY\s+)?UPDATE\b|\bpg_advisory_(xact_)?lock\b|\bLOCK\s+TABLE\b"
     # An account row that is updated is locked, too.
@@ -47,9 +49,9 @@ _LOCKS = re.compile(
 )
 _TRIGGERS = sa.text(
     """
-    SELECT tgname AS name, pg_get_functiondef(tgfoid) AS source
+    SELECT tgname AS name, pg_catalog.pg_get_functiondef(tgfoid) AS source
     FROM pg_trigger
-    WHERE tgrelid = to_regclass(:name) AND NOT tgisinternal
+    WHERE tgrelid = CAST(pg_catalog.to_regclass(:name) AS oid) AND NOT tgisinternal
       -- tgtype is a bit field, in which 4 is INSERT; "D" is disabled, "R" fires on replicas only
       AND tgtype & 4 <> 0 AND tgenabled NOT IN ('D', 'R')
     ORDER BY tgname
@@ -174,7 +176,7 @@ def balances(patient: Patient) -> t.Iterator[Finding]:
     """Whether each wallet's last balance is the sum of its amounts. One statement."""
     table = patient.wallet
     with patient.connect() as connection:
-        wrong = connection.execute(_wrong_balances(connection, table)).all()
+        wrong = qualified.execute(connection, _wrong_balances(connection, table)).all()
     if wrong:
         examples = "; ".join(
             f"user {row.user_id} has {row.balance} cents, and the amounts sum up to {row.total}"

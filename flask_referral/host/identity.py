@@ -32,19 +32,35 @@ def current_user_id(state: State) -> t.Any:
     :raises ConfigurationError: where neither a loader nor Flask-Login says who that is, or what
         it says can be no user's key.
     """
+    return key_of(state, current_user(state))
+
+
+def current_user(state: State) -> t.Any:
+    """Return what says who makes this request, a user object or a key; None for nobody.
+
+    :raises ConfigurationError: where neither a loader nor Flask-Login says who that is.
+    """
     if state.loaders.identity is not None:
         user = state.loaders.identity()
     elif is_set_up(state, app_ctx.app):
-        from flask_login import current_user
+        from flask_login import current_user as flask_logins
 
-        user = current_user
+        user = flask_logins
     else:
         raise ConfigurationError(
             "flask-referral does not know who is logged in: set up Flask-Login, or name a "
             "function that returns the current user or None with @referral.identity_loader."
         )
     user = unwrap(user)
-    if user is None or getattr(user, "is_authenticated", True) is False:
+    return None if getattr(user, "is_authenticated", True) is False else user
+
+
+def key_of(state: State, user: t.Any) -> t.Any:
+    """Return the key of what :func:`current_user` returned.
+
+    :raises ConfigurationError: where it can be no user's key.
+    """
+    if user is None:
         return None
     try:
         return user_id(state, user)

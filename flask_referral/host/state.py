@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from flask import current_app
 from flask_sqlalchemy import SQLAlchemy
 
+from ..attribution import AttributionCheck
 from ..db import sql
 from ..db.models import Models
 from ..errors import ConfigurationError
@@ -38,6 +39,7 @@ class Loaders:
     identity: IdentityLoader | None = None
     consent: ConsentLoader | None = None
     bot_detector: BotDetector | None = None
+    attribution_check: AttributionCheck | None = None
     #: by provider; finds who paid
     users: dict[str, BuyerLoader] = dataclasses.field(default_factory=dict)
     #: by provider; a :data:`~flask_referral.payments.events.WebhookReader` each

@@ -39,7 +39,7 @@ _BARE = re.compile(
 _NO_IDS = frozenset(("tax_id", "national_id", "passport_id", "vat_id"))
 # Printable ASCII without "@".
 _ID = re.compile(r"[!-?A-~]{1,255}")
-_EMAIL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
+_EMAIL = re.compile(r"[^\s@]@[^\s@]+\.[^\s@]")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _PERSONAL = re.compile(
     r"mail|phone|mobile|address|firstname|lastname|fullname|username|nickname|birth|iban|last4"

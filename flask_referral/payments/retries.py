@@ -13,6 +13,7 @@ from flask import current_app
 from .. import clock
 from ..conversions.transaction import Transaction
 from ..db import days
+from ..db import qualified
 from ..db import sql
 from ..db.models import Models
 from ..errors import UnknownUser
@@ -82,7 +83,7 @@ def waiting(
             place = zip((last.at, last.provider, last.event_id), order, strict=True)
             passed = [sa.literal(value, column.type) for value, column in place]
             query = query.where(sa.tuple_(*order) > sa.tuple_(*passed))
-        page = connection.execute(query.order_by(*order).limit(size)).all()
+        page = qualified.execute(connection, query.order_by(*order).limit(size)).all()
         if not page:
             return
         last = page[-1]
@@ -92,11 +93,12 @@ def waiting(
 def counts(db: sa.Connection, models: Models, wanted: Wanted) -> dict[str, int]:
     """Return how many deliveries wait, by their outcomes. One statement."""
     event = models.ReferralEvent.__table__.c
-    found = db.execute(
+    found = qualified.execute(
+        db,
         sa.select(event.outcome, sa.func.count().label("number"))
         .where(_is_meant(models, wanted))
         .group_by(event.outcome)
-        .order_by(event.outcome)
+        .order_by(event.outcome),
     )
     return {row.outcome: row.number for row in found}
 
@@ -156,7 +158,7 @@ def _lock(tx: Transaction, rows: list[t.Any]) -> None:
     key = (event.c.provider, event.c.event_id)
     ids = [(row.provider, row.event_id) for row in rows]
     chosen = sa.select(*key).where(event.c.kind == DELIVERY, sa.tuple_(*key).in_(ids))
-    tx.db.execute(chosen.order_by(*key).with_for_update()).all()
+    qualified.execute(tx.db, chosen.order_by(*key).with_for_update()).all()
 
 
 def _candidates(tx: Transaction, user_id: t.Any) -> t.Iterator[t.Any]:
@@ -175,7 +177,7 @@ def _candidates(tx: Transaction, user_id: t.Any) -> t.Iterator[t.Any]:
         .limit(MOST_UNKNOWN)
     )
     # Both are read before anything is written; the newest are asked for, the oldest go first.
-    found = [*reversed(tx.db.execute(unknown).all()), *tx.db.execute(own)]
+    found = [*reversed(qualified.execute(tx.db, unknown).all()), *qualified.execute(tx.db, own)]
     return iter(sorted(found, key=lambda row: row.received_at))
 
 

@@ -35,35 +35,41 @@ if t.TYPE_CHECKING:
 _ENTER = """
 WITH host AS MATERIALIZED (
     SELECT coalesce(
-               nullif(current_setting('flask_referral.host', true), ''),
-               json_build_object(
-                   'role', current_setting('role'),
-                   'claims', coalesce(current_setting('request.jwt.claims', true), ''),
-                   'sub', coalesce(current_setting('request.jwt.claim.sub', true), '')
+               nullif(pg_catalog.current_setting('flask_referral.host', true), ''),
+               pg_catalog.json_build_object(
+                   'role', pg_catalog.current_setting('role'),
+                   'claims', coalesce(pg_catalog.current_setting('request.jwt.claims', true), ''),
+                   'sub', coalesce(pg_catalog.current_setting('request.jwt.claim.sub', true), '')
                )::text
            ) AS settings,
-           to_regclass(%(table)s) AS codes
+           pg_catalog.to_regclass(%(table)s) AS codes
 )
-SELECT set_config('flask_referral.host', host.settings, true),
-       set_config('request.jwt.claims', %(claims)s, true),
-       set_config('request.jwt.claim.sub', %(sub)s, true),
-       set_config('role', %(role)s, true),
-       row_security_active(host.codes) AS enforced
+SELECT pg_catalog.set_config('flask_referral.host', host.settings, true),
+       pg_catalog.set_config('request.jwt.claims', %(claims)s, true),
+       pg_catalog.set_config('request.jwt.claim.sub', %(sub)s, true),
+       pg_catalog.set_config('role', %(role)s, true),
+       pg_catalog.row_security_active(host.codes) AS enforced
 FROM host
 """
 _LEAVE = """
 WITH host AS MATERIALIZED (
-    SELECT nullif(current_setting('flask_referral.host', true), '')::json AS settings
+    SELECT nullif(pg_catalog.current_setting('flask_referral.host', true), '')::json AS settings
+), before AS MATERIALIZED (
+    SELECT settings OPERATOR(pg_catalog.->>) 'role' AS role,
+           settings OPERATOR(pg_catalog.->>) 'claims' AS claims,
+           settings OPERATOR(pg_catalog.->>) 'sub' AS sub
+    FROM host WHERE settings IS NOT NULL
 )
-SELECT set_config('role', host.settings ->> 'role', true),
-       set_config('request.jwt.claims', host.settings ->> 'claims', true),
-       set_config('request.jwt.claim.sub', host.settings ->> 'sub', true),
-       set_config('flask_referral.host', '', true)
-FROM host WHERE host.settings IS NOT NULL
+SELECT pg_catalog.set_config('role', before.role, true),
+       pg_catalog.set_config('request.jwt.claims', before.claims, true),
+       pg_catalog.set_config('request.jwt.claim.sub', before.sub, true),
+       pg_catalog.set_config('flask_referral.host', '', true)
+FROM before
 """
-#: Single statements that leave the settings of the transaction as they are.
+#: Single statements that leave the settings of the transaction as they are. What was read is not
+#: read again: a statement may end in any number of blanks.
 _KEEPS_SETTINGS = re.compile(
-    r"\s*(SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES|TABLE|SAVEPOINT|RELEASE)\b[^;]*;?\s*",
+    r"\s*+(SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES|TABLE|SAVEPOINT|RELEASE)\b[^;]*+;?\s*+",
     re.IGNORECASE,
 )
 

@@ -20,35 +20,47 @@ from ..schema import ddl_locks
 
 if t.TYPE_CHECKING:
     from ..db.models import Models
-#: What users read, each their own rows.
-USER_TABLES = (
-    "referral_codes",
-    "referral_clicks",
-    "referral_conversions",
-    "referral_rewards",
-    "referral_daily",
-)
+#: What users read, each their own rows: the columns that a referrer's page shows. Of visitors
+#: nothing personal, and not who bought what.
+READABLE = {
+    "referral_codes": ("id", "user_id", "code", "created_at"),
+    "referral_clicks": (
+        *("id", "referral_code", "referrer_user_id", "referred_user_id"),
+        *("clicked_at", "bound_at"),
+    ),
+    "referral_conversions": (
+        *("id", "referrer_user_id", "referral_code", "bonus_cents", "converted_at"),
+    ),
+    "referral_rewards": (
+        *("id", "conversion_id", "user_id", "role", "number", "cents", "reversed_cents"),
+        *("shortfall_cents", "status", "available_at", "credited_at", "created_at", "campaign"),
+    ),
+    "referral_daily": ("referrer_user_id", "day", "clicks"),
+}
+USER_TABLES = tuple(READABLE)
 #: What the application works on; users have nothing on those that are not in USER_TABLES.
-SERVICE_TABLES = (*USER_TABLES, "referral_events")
+SERVICE_TABLES = (*USER_TABLES, "referral_events", "referral_issued_codes")
 #: On each of SERVICE_TABLES: all rows for the application's login.
 SERVICE_POLICY = "referral_service"
 
 _TABLES = sa.text(
     """
     SELECT wanted.name, c.oid, n.nspname AS schema, c.relrowsecurity AS secured,
-           pg_get_userbyid(c.relowner) AS owner, pg_has_role(c.relowner, 'USAGE') AS is_ours,
-           ARRAY(SELECT CASE WHEN role.oid = 0 THEN 'public' ELSE pg_get_userbyid(role.oid) END
-                 FROM pg_policy AS policy, unnest(policy.polroles) AS role (oid)
+           pg_catalog.pg_get_userbyid(c.relowner) AS owner,
+           pg_catalog.pg_has_role(c.relowner, 'USAGE') AS is_ours,
+           ARRAY(SELECT CASE WHEN role.oid = '0' THEN 'public'
+                             ELSE CAST(pg_catalog.pg_get_userbyid(role.oid) AS text) END
+                 FROM pg_policy AS policy, pg_catalog.unnest(policy.polroles) AS role (oid)
                  WHERE policy.polrelid = c.oid AND policy.polname = :policy
                  ORDER BY 1) AS service_roles
-    FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS wanted (name, position)
-    LEFT JOIN pg_class AS c ON c.oid = to_regclass(wanted.name)
+    FROM pg_catalog.unnest(CAST(:names AS text[])) WITH ORDINALITY AS wanted (name, position)
+    LEFT JOIN pg_class AS c ON c.oid = CAST(pg_catalog.to_regclass(wanted.name) AS oid)
     LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace
     ORDER BY wanted.position
     """
 )
 _ROLE = sa.text("SELECT rolsuper, rolbypassrls FROM pg_roles WHERE rolname = :role")
-_IS_MEMBER = sa.text("SELECT pg_has_role(:member, :role, 'MEMBER')")
+_IS_MEMBER = sa.text("SELECT pg_catalog.pg_has_role(:member, :role, 'MEMBER')")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +114,10 @@ class _Granting:
         self.check_roles()
         user = self.quote(self.user_role)
         self.grant_usage(self.user_role)
-        self.execute(f"GRANT SELECT ON {', '.join(self.user_tables)} TO {user}")
+        # Also what a host granted on whole tables.
+        self.execute(f"REVOKE SELECT ON {', '.join(self.user_tables)} FROM {user}")
+        for table, columns in zip(self.user_tables, READABLE.values(), strict=True):
+            self.execute(f"GRANT SELECT ({', '.join(columns)}) ON {table} TO {user}")
         self.grant_membership(self.login, self.user_role)
         if self.service_role is not None:
             service = self.quote(self.service_role)
@@ -185,7 +200,7 @@ class _Granting:
 
     def grant_usage(self, role: str) -> None:
         schema = self.version.schema
-        allowed = sa.text("SELECT has_schema_privilege(:role, :schema, 'USAGE')")
+        allowed = sa.text("SELECT pg_catalog.has_schema_privilege(:role, :schema, 'USAGE')")
         parameters = {"role": role, "schema": schema}
         sql = f"GRANT USAGE ON SCHEMA {self.quote(schema)} TO {self.quote(role)}"
         if self.connection.execute(allowed, parameters).scalar():
@@ -199,7 +214,7 @@ class _Granting:
         """Let ``member`` take ``role``, which acting_as() does, without having its rights."""
         # PostgreSQL 16 tells taking a role from inheriting its rights.
         is_new = (self.connection.dialect.server_version_info or ()) >= (16,)
-        allowed = sa.text("SELECT pg_has_role(:member, :role, :how)")
+        allowed = sa.text("SELECT pg_catalog.pg_has_role(:member, :role, :how)")
         parameters = {"member": member, "role": role, "how": "SET" if is_new else "MEMBER"}
         if not self.connection.execute(allowed, parameters).scalar():
             options = " WITH INHERIT FALSE, SET TRUE" if is_new else ""

@@ -160,10 +160,11 @@ def _no_lock(connection: sa.Connection, what: str, tables: t.Sequence[int]) -> s
         pids.update(
             connection.execute(
                 sa.text(
-                    "SELECT pid FROM pg_catalog.pg_locks WHERE granted AND pid <> pg_backend_pid()"
+                    "SELECT pid FROM pg_catalog.pg_locks"
+                    " WHERE granted AND pid <> pg_catalog.pg_backend_pid()"
                     " AND locktype = 'relation' AND relation = CAST(:oid AS oid)"
                     " AND database = (SELECT oid FROM pg_catalog.pg_database"
-                    " WHERE datname = current_database())"
+                    " WHERE datname = pg_catalog.current_database())"
                 ),
                 {"oid": oid},
             ).scalars()

@@ -111,7 +111,7 @@ def patiently(context: MigrationContext, body: t.Callable[[], None], *tables: sa
     names = [connection.dialect.identifier_preparer.format_table(table) for table in tables]
     oids: list[int] = []
     if connection.dialect.name == "postgresql":
-        query = sa.text("SELECT CAST(to_regclass(:name) AS oid)")
+        query = sa.text("SELECT CAST(pg_catalog.to_regclass(:name) AS oid)")
         found = [connection.scalar(query, {"name": name}) for name in names]
         oids = [oid for oid in found if oid is not None]
     what = f"table{'s' if names[1:] else ''} {', '.join(names)}"

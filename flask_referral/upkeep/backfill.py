@@ -7,6 +7,7 @@ import typing as t
 import sqlalchemy as sa
 
 from .. import codes
+from ..db import qualified
 from ..db import sql
 from ..errors import CodeExhausted
 
@@ -16,9 +17,11 @@ if t.TYPE_CHECKING:
 
 def count_missing(connection: sa.Connection, models: Models) -> int:
     """Return how many users have no code. One statement, which reads the whole user table."""
-    return connection.execute(
-        sa.select(sa.func.count()).select_from(models.user_key.table).where(_has_no_code(models))
-    ).scalar_one()
+    missing = qualified.execute(
+        connection,
+        sa.select(sa.func.count()).select_from(models.user_key.table).where(_has_no_code(models)),
+    )
+    return int(missing.scalar_one())
 
 
 def batches(connection: sa.Connection, models: Models, size: int) -> t.Iterator[int]:
@@ -41,9 +44,9 @@ def batches(connection: sa.Connection, models: Models, size: int) -> t.Iterator[
     attempts = 0
     while True:
         if last is None:
-            users = connection.scalars(page).all()
+            users = qualified.execute(connection, page).scalars().all()
         else:
-            users = connection.scalars(passed, {"last": last}).all()
+            users = qualified.execute(connection, passed, {"last": last}).scalars().all()
         if not users:
             return
         attempts = attempts + 1 if users[0] == first else 1
@@ -68,7 +71,9 @@ def _insert(
     options = {"insertmanyvalues_page_size": len(rows)}
     try:
         with connection.begin_nested():
-            return len(connection.execute(statement, rows, execution_options=options).all()), None
+            return len(
+                qualified.execute(connection, statement, rows, execution_options=options).all()
+            ), None
     except sa.exc.IntegrityError as error:
         # A user of the page was deleted since it was read.
         return 0, error

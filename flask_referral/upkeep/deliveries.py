@@ -11,6 +11,7 @@ import typing as t
 import sqlalchemy as sa
 
 from ..conversions import aliases
+from ..db import qualified
 from ..results import ConversionReason
 
 if t.TYPE_CHECKING:
@@ -44,7 +45,7 @@ def forget_user(connection: sa.Connection, models: Models, user_id: t.Any) -> in
         is_paid_by,
     )
     forget = sa.update(event).where(event.c.details.is_not(None), is_own)
-    return connection.execute(forget.values(_NOTHING)).rowcount
+    return qualified.execute(connection, forget.values(_NOTHING)).rowcount
 
 
 def count_old(
@@ -52,7 +53,7 @@ def count_old(
 ) -> int:
     """Return of how many deliveries :func:`forget_old` would remove something. One statement."""
     is_old = _is_old(models, now, window)
-    return connection.execute(sa.select(sa.func.count()).where(is_old)).scalar_one()
+    return int(qualified.execute(connection, sa.select(sa.func.count()).where(is_old)).scalar_one())
 
 
 def forget_old(
@@ -76,7 +77,7 @@ def forget_old(
     page = sa.select(*key).where(_is_old(models, now, window)).limit(size)
     while True:
         forget = sa.update(event).where(sa.tuple_(*key).in_(page), event.c.details.is_not(None))
-        done = connection.execute(forget.values(_NOTHING)).rowcount
+        done = qualified.execute(connection, forget.values(_NOTHING)).rowcount
         if not done:
             return
         yield done

@@ -11,6 +11,7 @@ from .. import codes
 from .. import wallet
 from ..clock import as_utc
 from ..conversions.facts import Kind
+from ..db import qualified
 from ..db.models import RewardRole
 from . import deliveries
 from . import purge
@@ -18,9 +19,10 @@ from . import purge
 if t.TYPE_CHECKING:
     from ..db.models import Models
 _OWN_VISIT = ("referral_code", "clicked_at", "bound_at", "referrer_url", "user_agent", "ip_hash")
-#: Columns of a conversion that say who the other one is, or what the other one bought.
-_OTHERS_OF_REFERRER = ("referred_user_id", "whop_membership_id", "metadata_")
-_OTHERS_OF_REFERRED = ("referrer_user_id",)
+#: Columns of a conversion that say who the other one is, what the other one bought or earned, and
+#: the code, which after an erasure is one that nobody has seen.
+_OTHERS_OF_REFERRER = ("referred_user_id", "whop_membership_id", "metadata_", "referral_code")
+_OTHERS_OF_REFERRED = ("referrer_user_id", "bonus_cents", "referral_code")
 #: Columns of a reward that say who bought, and what; of the user's own that is told apart.
 _OTHERS_OF_REWARD = ("user_id", "referred_user_id", "provider", "payment_id", "membership_id")
 _OWN_PAYMENT = ("provider", "payment_id", "membership_id", "number", "created_at")
@@ -60,13 +62,21 @@ def export(
     event = models.ReferralEvent.__table__.c
 
     def rows(columns: t.Iterable[t.Any], where: t.Any, order: t.Any) -> list[dict[str, t.Any]]:
-        found = connection.execute(sa.select(*columns).where(where).order_by(order))
+        found = qualified.execute(connection, sa.select(*columns).where(where).order_by(order))
         return [dict(zip(found.keys(), map(_plain, row), strict=True)) for row in found]
 
     def conversions(where: t.Any, others: t.Container[str]) -> list[dict[str, t.Any]]:
         return rows(_without(conversion, others), where, conversion.converted_at)
 
-    owned = rows((code.code, code.created_at), code.user_id == user_id, code.code)
+    # One that came in place of another, since it has older conversions, and was never used.
+    is_unseen = sa.and_(
+        sa.exists().where(
+            conversion.referral_code == code.code, conversion.converted_at <= code.created_at
+        ),
+        ~sa.exists().where(click.referral_code == code.code),
+    )
+    is_seen = sa.and_(code.user_id == user_id, ~is_unseen)
+    owned = rows((code.code, code.created_at), is_seen, code.code)
     signed_up = click.referred_user_id.is_not(None).label("signed_up")
     visits = rows(
         (click.clicked_at, signed_up), click.referrer_user_id == user_id, click.clicked_at
@@ -95,7 +105,7 @@ def export(
         ),
         "payments": payments,
         "events": rows(
-            event,
+            _without_bonuses(event),
             sa.or_(_is_about(models, payments), event.user_id == user_id),
             event.received_at,
         ),
@@ -105,6 +115,21 @@ def export(
 
 def _without(columns: t.Any, others: t.Container[str]) -> list[sa.Label[t.Any]]:
     return [column.label(column.name) for column in columns if column.key not in others]
+
+
+def _without_bonuses(event: t.Any) -> list[sa.ColumnElement[t.Any]]:
+    """Return the columns of an event; how much of the referrer's bonus a fact took is not told.
+
+    What was paid and refunded stands in the deliveries.
+    """
+    is_of_bonus = event.kind.in_(list(Kind))
+    amounts = ("amount_cents", "base_cents")
+    return [
+        sa.case((is_of_bonus, sa.null()), else_=column).label(column.name)
+        if column.name in amounts
+        else column.label(column.name)
+        for column in event
+    ]
 
 
 def _is_about(models: Models, payments: list[dict[str, t.Any]]) -> sa.ColumnElement[bool]:
@@ -161,7 +186,7 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     through_code = click.c.referrer_user_id == user_id
 
     def delete_clicks(*where: sa.ColumnElement[bool]) -> int:
-        return connection.execute(sa.delete(click).where(*where)).rowcount
+        return qualified.execute(connection, sa.delete(click).where(*where)).rowcount
 
     # First, as a purchase does.
     forgotten = deliveries.forget_user(connection, models, user_id)
@@ -172,7 +197,9 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     # Those too that came before the code was locked; a new one waits, and finds no code then.
     clicks += delete_clicks(through_code)
     done = "none" if code is None else _retire(connection, models, code, now)
-    sums = connection.execute(sa.delete(daily).where(daily.c.referrer_user_id == user_id)).rowcount
+    sums = qualified.execute(
+        connection, sa.delete(daily).where(daily.c.referrer_user_id == user_id)
+    ).rowcount
     own_clicks = purge.clear(connection, models, is_own, sa.true())
     if not (clicks or sums or own_clicks or code or forgotten):
         codes.require_user(connection, models, user_id)
@@ -182,15 +209,20 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
 def _lock_code(connection: sa.Connection, models: Models, user_id: t.Any) -> str | None:
     code = models.ReferralCode.__table__.c
     # A purchase or a click that names the code and is not committed yet is waited for.
-    return connection.scalar(sa.select(code.code).where(code.user_id == user_id).with_for_update())
+    return qualified.execute(
+        connection, sa.select(code.code).where(code.user_id == user_id).with_for_update()
+    ).scalar()
 
 
 def _retire(connection: sa.Connection, models: Models, old: str, now: dt.datetime) -> str:
     code = models.ReferralCode.__table__
     conversion = models.ReferralConversion.__table__
     names_it = conversion.c.referral_code == old
-    if connection.execute(sa.select(conversion.c.id).where(names_it).limit(1)).first() is None:
-        connection.execute(sa.delete(code).where(code.c.code == old))
+    if (
+        qualified.execute(connection, sa.select(conversion.c.id).where(names_it).limit(1)).first()
+        is None
+    ):
+        qualified.execute(connection, sa.delete(code).where(code.c.code == old))
         return "removed"
     new = codes.generate_referral_code()
     renamed = sa.update(code).where(code.c.code == old).values(code=new, created_at=now)
@@ -198,11 +230,11 @@ def _retire(connection: sa.Connection, models: Models, old: str, now: dt.datetim
     if connection.dialect.name == "sqlite":
         # For hosts that switched foreign keys on; it ends with the transaction.
         connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
-        connection.execute(follow)
-        connection.execute(renamed)
+        qualified.execute(connection, follow)
+        qualified.execute(connection, renamed)
     else:
         # One statement: PostgreSQL looks at the foreign key when it has ended.
-        connection.execute(renamed.add_cte(follow.cte("follow")))
+        qualified.execute(connection, renamed.add_cte(follow.cte("follow")))
     return "replaced"
 
 

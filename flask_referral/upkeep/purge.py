@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from .. import clicks
 from ..db import days
+from ..db import qualified
 from ..db.models import new_uuid
 
 if t.TYPE_CHECKING:
@@ -43,7 +44,7 @@ def count(
 ) -> int:
     """Return how many clicks :func:`batches` would change. One statement."""
     wanted = _wanted(models, connection.dialect.name, before, forgotten, delete)
-    return connection.execute(sa.select(sa.func.count()).where(wanted)).scalar_one()
+    return int(qualified.execute(connection, sa.select(sa.func.count()).where(wanted)).scalar_one())
 
 
 def batches(
@@ -82,7 +83,7 @@ def batches(
         page = rest.limit(size).subquery()
         begin = sa.func.min(page.c.at).over().label("begin")
         ends = sa.select(page, begin).order_by(page.c.at.desc(), page.c.id.desc()).limit(1)
-        last = connection.execute(ends).first()
+        last = qualified.execute(connection, ends).first()
         if last is None:
             return
         is_in_page = _is_in_page(at, click.id, last)
@@ -106,7 +107,9 @@ def clear(
     rename = sa.and_(may_rename, _is_derived(click.c.id, dialect))
     statement = sa.update(click).where(where, sa.or_(_is_personal(models), rename))
     new_id = sa.case((rename, _renamed(click.c.id, dialect)), else_=click.c.id)
-    return connection.execute(statement.values(dict.fromkeys(_PERSONAL) | {"id": new_id})).rowcount
+    return qualified.execute(
+        connection, statement.values(dict.fromkeys(_PERSONAL) | {"id": new_id})
+    ).rowcount
 
 
 def _is_derived(id: sa.Column[t.Any], dialect: str) -> sa.ColumnElement[bool]:
@@ -179,4 +182,4 @@ def _delete(connection: sa.Connection, models: Models, where: sa.ColumnElement[b
     table = models.ReferralClick.__table__
     # Asked again: a user may have been bound to a click since the page was read.
     removable = _is_removable(models, connection.dialect.name)
-    return connection.execute(sa.delete(table).where(where, removable)).rowcount
+    return qualified.execute(connection, sa.delete(table).where(where, removable)).rowcount

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from ..clock import as_utc
 from ..db import days
+from ..db import qualified
 from ..db import sql
 
 if t.TYPE_CHECKING:
@@ -39,7 +40,9 @@ def last_closable(now: dt.datetime) -> dt.date:
 
 def first_open(connection: sa.Connection, models: Models) -> dt.date | None:
     """Return the first day with clicks after the last that has sums, or None. Two statements."""
-    last = connection.scalar(sa.select(sa.func.max(models.ReferralDaily.__table__.c.day)))
+    last = qualified.execute(
+        connection, sa.select(sa.func.max(models.ReferralDaily.__table__.c.day))
+    ).scalar()
     return _next_day(connection, models, last)
 
 
@@ -66,7 +69,7 @@ def _next_day(connection: sa.Connection, models: Models, last: dt.date | None) -
         dialect = connection.dialect.name
         begin = days.begin(last + dt.timedelta(days=1), dialect)
         query = query.where(days.column(clicked_at, dialect) >= begin)
-    oldest = connection.scalar(query)
+    oldest = qualified.execute(connection, query).scalar()
     return None if oldest is None else days.day_of(as_utc(oldest))
 
 
@@ -92,12 +95,12 @@ def _sum_up(connection: sa.Connection, models: Models, day: dt.date) -> int:
     )
     if dialect == "sqlite":
         # One writer at a time: nobody is deleted meanwhile.
-        return connection.execute(statement).rowcount
+        return qualified.execute(connection, statement).rowcount
     failures = 0
     while True:
         try:
             with connection.begin_nested():
-                return connection.execute(statement).rowcount
+                return qualified.execute(connection, statement).rowcount
         except sa.exc.DBAPIError as error:
             # A referrer was deleted between the reading and the writing of the sum, and the next
             # attempt does not find the clicks any more.

@@ -1,4 +1,8 @@
-"""``REFERRAL_AUTO_ATTRIBUTE``: a user row that is inserted in a request with a visit is bound."""
+"""``REFERRAL_AUTO_ATTRIBUTE``: a user row that is inserted in a request with a visit is bound.
+
+A visitor's own sign-up, that is: whoever is logged in makes accounts for others, and a visit is
+one person's. Nobody looks at what is bound by itself, so it is bound once only.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,21 @@ import typing as t
 import sqlalchemy as sa
 from flask import current_app
 from flask import has_request_context
+from flask.globals import app_ctx
 from sqlalchemy import event
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm import object_session
 
 from .. import attribution
 from ..errors import ConfigurationError
+from ..host import identity
 from ..host.state import current_state
 from ..host.state import EXTENSION_KEY
 from . import sign_ups
+from .errors import is_the_hosts
+
+if t.TYPE_CHECKING:
+    from ..host.state import State
 
 
 def listen(user_model: t.Any) -> None:
@@ -46,8 +56,25 @@ def _bind_visit(mapper: Mapper[t.Any], connection: sa.Connection, user: t.Any) -
         # A failure here must not fail the host's flush.
         user_id = getattr(user, state.user_attribute)
         with connection.begin_nested():
-            outcome = sign_ups.bind(state, connection, user_id, brought)
+            if _is_made_by_somebody(state, user, user_id):
+                return
+            outcome = sign_ups.bind(state, connection, user_id, brought, is_shared=False)
         if (session := object_session(user)) is not None:
-            attribution.announce(user_id, outcome, session)
+            attribution.announce(outcome, session)
     except Exception:
         current_app.logger.exception("The new user was not bound to the visit of this request.")
+
+
+def _is_made_by_somebody(state: State, user: t.Any, user_id: t.Any) -> bool:
+    """Whether another user than the new one is logged in; the new one may be already."""
+    if not identity.is_set_up(state, app_ctx.app):
+        return False
+    try:
+        current = identity.current_user(state)
+        # The key of an object that is being flushed cannot be asked for.
+        return current is not user and identity.key_of(state, current) not in (None, user_id)
+    except Exception as error:
+        # The host's way to say that nobody is.
+        if is_the_hosts(error):
+            return False
+        raise

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from ..db import failures
+from ..db import qualified
 from ..db import sql
 
 if t.TYPE_CHECKING:
@@ -138,9 +139,37 @@ def beside_host(state: State, session: Session | None) -> t.Iterator[sql.Connect
         return
     untouched = _is_untouched(state, session)
     with in_savepoint(state, session) as connection:
-        yield connection
+        if untouched and not is_joined(state, session):
+            # The commit ends what is set for the transaction.
+            yield connection
+        else:
+            with waiting_at_most(connection, state.settings.lock_timeout_ms):
+                yield connection
     if untouched:
         _commit(session)
+
+
+@contextlib.contextmanager
+def waiting_at_most(
+    connection: sa.Connection, milliseconds: int, *, is_last: bool = False
+) -> t.Iterator[None]:
+    """Wait no longer than that for each lock of somebody else's, on PostgreSQL.
+
+    The transaction's own limit holds again afterwards; a rollback, of a savepoint too, brings it
+    back by itself. SQLite waits as long as the host has said when it connects.
+
+    :param is_last: whether the transaction ends in the block.
+    :raises sqlalchemy.exc.DBAPIError: contended, see :func:`~.db.failures.is_contended`.
+    """
+    if connection.dialect.name == "sqlite":
+        yield
+        return
+    # No SELECT, which a strict transaction would see the state of this moment from.
+    before = None if is_last else connection.exec_driver_sql("SHOW lock_timeout").scalar()
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {milliseconds}")
+    yield
+    if before is not None:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{before}'")
 
 
 @contextlib.contextmanager
@@ -179,7 +208,11 @@ def _is_untouched(state: State, session: Session) -> bool:
 
 def _has_only_read(connection: sa.Connection) -> bool:
     # PostgreSQL gives a transaction its number when it writes or locks a row.
-    return bool(connection.scalar(sa.select(sa.func.pg_current_xact_id_if_assigned().is_(None))))
+    return bool(
+        qualified.execute(
+            connection, sa.select(sa.func.pg_current_xact_id_if_assigned().is_(None))
+        ).scalar()
+    )
 
 
 def _commit(session: Session) -> None:

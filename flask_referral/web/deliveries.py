@@ -19,13 +19,16 @@ from ..payments import handling
 from ..payments import providers
 from ..payments.events import Outcome
 from ..payments.events import WebhookEvent
+from . import connections as database
 from .errors import error_response
 from .errors import ErrorCode
 
 #: The largest body that is read, in bytes.
 LARGEST_BODY = 256 * 1024
-#: Seconds after which a provider may try again when the database is away.
+#: Seconds after which a provider may try again when the database is away or busy.
 _RETRY_AFTER = 60
+#: A delivery waits so many times as long as a visit for somebody's lock.
+_PATIENCE = 10
 
 
 def receive(provider: str) -> ResponseReturnValue:
@@ -51,7 +54,8 @@ def receive(provider: str) -> ResponseReturnValue:
         if not (failures.is_away(error) or failures.is_contended(error)):
             raise
         current_app.logger.error("A webhook of %s has to wait", provider, exc_info=error)
-        response = error_response("The database is away; send this delivery again later.", 503)
+        what = "away" if failures.is_away(error) else "busy"
+        response = error_response(f"The database is {what}; send this delivery again later.", 503)
         response.headers["Retry-After"] = str(_RETRY_AFTER)
         return response
     if outcome == Outcome.unknown_user:
@@ -85,8 +89,12 @@ def _body() -> bytes:
 def _handle(state: State, provider: str, event: WebhookEvent) -> str:
     session = state.db.session()
     try:
-        outcome = handling.handle(state, provider, event)
-        session.commit()
+        milliseconds = _PATIENCE * state.settings.lock_timeout_ms
+        connection = state.models.connection(session)
+        is_last = not database.is_joined(state, session)
+        with database.waiting_at_most(connection, milliseconds, is_last=is_last):
+            outcome = handling.handle(state, provider, event)
+            session.commit()
     except BaseException:
         session.rollback()
         raise

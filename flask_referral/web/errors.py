@@ -59,6 +59,9 @@ _BY_STATUS: t.Final = {
 }
 
 
+_LOGGED = "The referral program could not answer; the error was logged."
+
+
 def error_response(message: str, status: int, code: ErrorCode | None = None) -> Response:
     """Return ``{"error": message, "code": code}``.
 
@@ -138,10 +141,10 @@ def _unexpected_error(error: Exception) -> ResponseReturnValue:
     # Flask sends this for errors that nobody handles; monitoring listens to it.
     got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=error)
     app.logger.error("Exception on %s [%s]", request.path, request.method, exc_info=error)
-    if isinstance(error, ReferralError):
-        is_setup = isinstance(error, ConfigurationError)
-        return error_response(str(error), 500, ErrorCode.not_configured if is_setup else None)
-    return error_response("The referral program could not answer; the error was logged.", 500)
+    # Our sentences name tables, settings and roles: for whoever has the log, or debugs.
+    told = str(error) if isinstance(error, ReferralError) and app.debug else _LOGGED
+    is_setup = isinstance(error, ConfigurationError)
+    return error_response(told, 500, ErrorCode.not_configured if is_setup else None)
 
 
 def _call(handler: ErrorHandlerCallable, error: Exception) -> ResponseReturnValue:

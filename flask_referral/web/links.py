@@ -27,6 +27,17 @@ if t.TYPE_CHECKING:
     from ..host.state import State
     from ..settings import Settings
 _LONGEST_QUERY = 2048
+#: What a content delivery network goes by instead of Cache-Control: RFC 9213 and the names that
+#: vendors derive from it, as Cloudflare-CDN-Cache-Control, and what was there before it.
+_TARGETED = "-cache-control"
+_PRIVATE = "private, no-store"
+#: Surrogate-Control is of https://www.w3.org/TR/edge-arch/, Edge-Control of Akamai, and for nginx
+#: an X-Accel-Expires of 0 keeps an answer out of its cache.
+_OF_VENDORS = {
+    "surrogate-control": "no-store, max-age=0",
+    "edge-control": "no-store, max-age=0",
+    "x-accel-expires": "0",
+}
 _OURS = f"{__name__.partition('.')[0]}."
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
@@ -72,14 +83,24 @@ def capture_from_query(response: Response) -> Response:
         current_app.logger.exception("A page's referral code could not be read.")
         return response
     if code is not None:
-        # Who asks decides what this answer carries, so no shared cache may keep it.
-        response.vary.add("Cookie")
-        if not response.cache_control.no_store:
-            response.cache_control.public = False
-            response.cache_control.s_maxage = None
-            response.cache_control.private = True
+        _keep_out_of_shared_caches(response)
         visits.capture(state, response, code)
     return response
+
+
+def _keep_out_of_shared_caches(response: Response) -> None:
+    """Make an answer private: who asks decides what it carries."""
+    response.vary.add("Cookie")
+    if not response.cache_control.no_store:
+        response.cache_control.public = False
+        response.cache_control.s_maxage = None
+        response.cache_control.private = True
+    for name in list(response.headers.keys()):
+        lowered = name.lower()
+        if lowered.endswith(_TARGETED):
+            response.headers[name] = _PRIVATE
+        elif lowered in _OF_VENDORS:
+            response.headers[name] = _OF_VENDORS[lowered]
 
 
 def _code_in_query(state: State, response: Response) -> str | None:

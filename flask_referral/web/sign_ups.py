@@ -55,7 +55,14 @@ def brought(state: State, code: str | None) -> Brought:
     return Brought(cookies.read(state.settings), visit, typed)
 
 
-def bind(state: State, db: sa.Connection, user_id: t.Any, brought: Brought) -> attribution.Outcome:
+def bind(
+    state: State,
+    db: sa.Connection,
+    user_id: t.Any,
+    brought: Brought,
+    *,
+    is_shared: bool = True,
+) -> attribution.Outcome:
     """Bind what a sign-up comes with to its user; see :func:`attribution.attribute`.
 
     A link with an unknown code does not cost the visit that the cookie remembers: that takes two
@@ -63,14 +70,17 @@ def bind(state: State, db: sa.Connection, user_id: t.Any, brought: Brought) -> a
     """
     touch, visit, code = brought
     if visit is not None:
-        outcome = _bind(state, db, user_id, Brought(visits.touch_of(state, visit), visit, code))
+        of_visit = Brought(visits.touch_of(state, visit), visit, code)
+        outcome = _bind(state, db, user_id, of_visit, is_shared)
         is_unknown = outcome.reason is AttributionReason.unknown_code
         if not is_unknown or code is not None or touch is None:
             return outcome
-    return _bind(state, db, user_id, Brought(touch, None, code))
+    return _bind(state, db, user_id, Brought(touch, None, code), is_shared)
 
 
-def _bind(state: State, db: sa.Connection, user_id: t.Any, brought: Brought) -> attribution.Outcome:
+def _bind(
+    state: State, db: sa.Connection, user_id: t.Any, brought: Brought, is_shared: bool
+) -> attribution.Outcome:
     touch, visit, code = brought
     return attribution.attribute(
         db,
@@ -81,6 +91,8 @@ def _bind(state: State, db: sa.Connection, user_id: t.Any, brought: Brought) -> 
         visit=visit,
         code=code,
         now=clock.now(),
+        is_shared=is_shared,
+        check=state.loaders.attribution_check,
     )
 
 

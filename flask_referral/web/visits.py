@@ -6,6 +6,7 @@ Nothing here may break a page: what goes wrong is logged, and the page is served
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import logging
 import typing as t
 
@@ -23,6 +24,7 @@ from ..host import identity
 from . import bots
 from . import connections as database
 from . import cookies
+from . import losses
 from . import query
 from .errors import is_the_hosts
 
@@ -57,6 +59,8 @@ def capture(state: State, response: Response, code: str) -> None:
         if touch is not None and (remembered is None or settings.touch == "last"):
             cookies.write(response, touch, settings, visit.at)
     except Exception as error:
+        if losses.takes(error, current_app.logger):
+            return
         current_app.logger.log(
             _level(error),
             "The visit through referral code %s was not recorded; the page is served.",
@@ -90,7 +94,7 @@ def of_this_request(state: State) -> Visit | None:
 
 def touch_of(state: State, visit: Visit) -> Touch:
     """Return what a browser remembers of a visit; its click need not be recorded yet."""
-    click_id = clicks.derive_id(visit, cookies.secret(), state.settings.dedupe_seconds)
+    click_id = clicks.derive_id(visit, cookies.secret(), state.settings)
     return Touch(click_id, visit.code, visit.at.replace(microsecond=0))
 
 
@@ -109,6 +113,8 @@ def _visited_at() -> dt.datetime:
 
 def _visit(code: str, visitor_id: t.Any = None) -> Visit:
     headers = request.headers
+    if not request.remote_addr:
+        _warn_of_no_address()
     return Visit(
         code=code,
         at=_visited_at(),
@@ -116,6 +122,16 @@ def _visit(code: str, visitor_id: t.Any = None) -> Visit:
         user_agent=clicks.clean_text(headers.get("User-Agent"), clicks.USER_AGENT_LENGTH),
         referrer_url=clicks.clean_referrer(headers.get("Referer"), request.host),
         visitor_id=visitor_id,
+    )
+
+
+@functools.cache
+def _warn_of_no_address() -> None:
+    """Say it once in a process."""
+    current_app.logger.warning(
+        "The server does not say which address a visitor has, as behind a socket of this machine: "
+        "all visitors share REFERRAL_CLICKS_PER_ADDRESS, and more clicks are not counted. Wrap the "
+        "application in werkzeug.middleware.proxy_fix.ProxyFix."
     )
 
 
@@ -196,8 +212,10 @@ def _record_later(state: State, response: Response, visit: Visit, session: Sessi
                 with database.beside_host(state, None) as db:
                     recorded = clicks.record(db, state.models, state.settings, visit, secret)
                 clicks.announce(recorded, None)
-        except Exception:
-            app.logger.exception("The visit through referral code %s was not recorded.", visit.code)
+        except Exception as error:
+            if not losses.takes(error, app.logger):
+                message = "The visit through referral code %s was not recorded."
+                app.logger.exception(message, visit.code)
 
     response.call_on_close(insert)
     return touch_of(state, visit)

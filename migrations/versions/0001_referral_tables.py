@@ -146,12 +146,14 @@ def _create(user_key: sa.Column, schema: str | None) -> None:
 
 def _id() -> sa.Column:
     sqlite = op.get_context().dialect.name == "sqlite"
-    default = sa.text(SQLITE_UUID if sqlite else "gen_random_uuid()")
+    default = sa.text(SQLITE_UUID if sqlite else "pg_catalog.gen_random_uuid()")
     return sa.Column("id", sa.Uuid(), server_default=default, nullable=False)
 
 
 def _moment(name: str) -> sa.Column:
-    return sa.Column(name, sa.DateTime(timezone=True), server_default=sa.func.now())
+    sqlite = op.get_context().dialect.name == "sqlite"
+    default = sa.text("CURRENT_TIMESTAMP" if sqlite else "pg_catalog.now()")
+    return sa.Column(name, sa.DateTime(timezone=True), server_default=default)
 
 
 def _foreign_key(

@@ -34,7 +34,7 @@ POLICIES = (
     ),
 )
 ON_SUPABASE = (
-    "to_regprocedure('auth.uid()') IS NOT NULL AND (SELECT count(*) FROM pg_roles "
+    "pg_catalog.to_regprocedure('auth.uid()') IS NOT NULL AND (SELECT count(*) FROM pg_roles "
     "WHERE rolname IN ('anon', 'authenticated', 'service_role')) = 3"
 )
 SUPABASE_IDENTITY = "(SELECT auth.uid())"
@@ -55,14 +55,14 @@ def _secure() -> None:
         op.execute(f"ALTER TABLE {_name(table)} ENABLE ROW LEVEL SECURITY")
     key_type = _key_type()
     identity = (
-        "(SELECT nullif(nullif(current_setting('request.jwt.claims', true), '')::jsonb "
-        f"->> 'sub', '')::{key_type})"
+        "(SELECT nullif(nullif(pg_catalog.current_setting('request.jwt.claims', true), '')::jsonb "
+        f"OPERATOR(pg_catalog.->>) 'sub', '')::{key_type})"
     )
     plain = [_policy(identity, *policy) for policy in POLICIES]
     if key_type == "UUID":
         supabase = [_policy(SUPABASE_IDENTITY, *policy) for policy in POLICIES]
         _do(
-            "IF to_regprocedure('auth.uid()') IS NOT NULL THEN\n"
+            "IF pg_catalog.to_regprocedure('auth.uid()') IS NOT NULL THEN\n"
             + "".join(f"    {sql};\n" for sql in supabase)
             + "ELSE\n"
             + "".join(f"    {sql};\n" for sql in plain)

@@ -38,7 +38,7 @@ RULES = r"""DO $referral$
 DECLARE
     rule text := (
         SELECT pg_catalog.pg_get_constraintdef(oid) FROM pg_catalog.pg_constraint
-        WHERE conrelid = pg_catalog.to_regclass('{table}') AND conname = '{constraint}'
+        WHERE conrelid = CAST(pg_catalog.to_regclass('{table}') AS oid) AND conname = '{constraint}'
     );
     others text := (
         SELECT pg_catalog.string_agg(DISTINCT texts.one[1], ', ')

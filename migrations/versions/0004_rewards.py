@@ -172,7 +172,7 @@ def _add_bound_at() -> None:
 def _create_rewards(schema: str | None) -> None:
     user_key = frozen.user_key()
     conversion = sa.Table(CONVERSIONS, sa.MetaData(), sa.Column("id"), schema=schema).c.id
-    default = "gen_random_uuid()"
+    default = "pg_catalog.gen_random_uuid()"
     if not _is_postgresql():
         # RFC 9562, section 5.4: the version digit is 4, the variant digit one of 8, 9, a, b.
         default = (
@@ -287,17 +287,17 @@ def _row_security() -> None:
     # sees it is asked of a policy that is there already.
     policies = "".join(
         f"EXECUTE 'CREATE POLICY {table}_select_own ON {_name(table)} FOR SELECT USING ' "
-        f"|| replace(identity, 'referrer_user_id', '{column}');\n"
+        f"|| pg_catalog.replace(identity, 'referrer_user_id', '{column}');\n"
         for table, column in OWNED
     )
     op.execute(
         sa.text(
             "DO $referral$ DECLARE identity text; BEGIN\n"
-            "SELECT '(' || pg_get_expr(polqual, polrelid) || ')' INTO STRICT identity\n"
-            f"FROM pg_policy WHERE polrelid = '{_name(CONVERSIONS)}'::regclass\n"
+            "SELECT '(' || pg_catalog.pg_get_expr(polqual, polrelid) || ')' INTO STRICT identity\n"
+            f"FROM pg_policy WHERE polrelid = '{_name(CONVERSIONS)}'::regclass::oid\n"
             f"AND polname = '{CONVERSIONS}_select_own';\n"
             f"{policies}"
-            "IF to_regprocedure('auth.uid()') IS NOT NULL\n"
+            "IF pg_catalog.to_regprocedure('auth.uid()') IS NOT NULL\n"
             "   AND (SELECT count(*) FROM pg_roles\n"
             "        WHERE rolname IN ('anon', 'authenticated', 'service_role')) = 3 THEN\n"
             f"    REVOKE ALL ON {rewards}, {events}, {daily} FROM anon, authenticated;\n"
@@ -369,7 +369,10 @@ def _create_wallet_index() -> None:
 
 
 def _is_invalid(index: str) -> bool:
-    query = sa.text("SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+    query = sa.text(
+        "SELECT NOT indisvalid FROM pg_index "
+        "WHERE indexrelid = CAST(pg_catalog.to_regclass(:name) AS oid)"
+    )
     return bool(op.get_bind().execute(query, {"name": index}).scalar())
 
 
@@ -420,7 +423,8 @@ def _refuse_duplicates() -> None:
 
 
 def _moment(name: str, *, now: bool = False) -> sa.Column:
-    default = sa.func.now() if now else None
+    default = sa.text("pg_catalog.now()" if _is_postgresql() else "CURRENT_TIMESTAMP")
+    default = default if now else None
     return sa.Column(name, sa.DateTime(timezone=True), server_default=default)
 
 

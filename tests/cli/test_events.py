@@ -49,12 +49,9 @@ def host(make: MakeHost) -> Host:
 
 
 def refer_stranger(host: Host) -> t.Any:
-    """Let the stranger come through a code, and return whose."""
+    """Let an operator say who had brought the stranger, and return that."""
     referrer = host.add_user()
-    code = make_code(host, referrer)
-    with host.app.test_request_context():
-        assert host.referral.attribute(1, code=code).reason == "attributed"
-        host.db.session.commit()
+    host.cli("reattribute", "1", make_code(host, referrer), "--yes")
     return referrer
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import typing as t
 
 import pytest
+import sqlalchemy as sa
+from flask import Flask
 from flask_login import LoginManager
+from flask_sqlalchemy import SQLAlchemy
+
+from flask_referral import Referral
 
 from ..hosts import Host
 from ..hosts import make_host
@@ -48,6 +54,25 @@ def test_warnings_alone_end_with_0(configured: Configured) -> None:
 def test_a_fault_ends_with_1(configured: Configured) -> None:
     host = configured(SECRET_KEY=None, REFERRAL_IP_KEY=None)
     assert "Found 1 fault and 1 warning." in host.cli("doctor", status=1).stdout
+
+
+def test_accounts_without_a_date_are_a_fault(new_sqlite_url: t.Callable[[], str]) -> None:
+    db = SQLAlchemy()
+    users = sa.Table("users", db.metadata, sa.Column("id", sa.Integer, primary_key=True))
+    app = Flask("host")
+    app.config.update(HEALTHY, SQLALCHEMY_DATABASE_URI=new_sqlite_url())
+    db.init_app(app)
+    Referral(app, db, user_model=users)
+    result = app.test_cli_runner().invoke(args=["referral", "doctor", "--json"])
+    [found] = [each for each in json.loads(result.stdout) if each["check"] == "account-age"]
+    assert (found["level"], result.exit_code) == ("fault", 1)
+    assert "'created_at'" in found["message"]
+    assert "REFERRAL_USER_CREATED_COLUMN" in found["cure"] and "sa.Column(" in found["cure"]
+
+
+def test_a_host_that_wants_no_dates_is_warned(configured: Configured) -> None:
+    host = configured(REFERRAL_USER_CREATED_COLUMN=None)
+    assert "accounts of any age" in finding(host, "account-age", "warning")
 
 
 def test_nobody_says_who_is_logged_in(configured: Configured) -> None:

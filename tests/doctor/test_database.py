@@ -29,7 +29,7 @@ from .conftest import ROLE
 #: Without the check that is made where REFERRAL_READ_BIND is set.
 NEED_DATABASE = {check.name for check in doctor.CHECKS if "database" in check.needs} - {"read-bind"}
 SQLITE_ONLY = {"deleted-users"}
-POSTGRESQL_ONLY = {"row-security-role", "database-login", "transactions"}
+POSTGRESQL_ONLY = {"row-security-role", "database-login", "search-path", "transactions"}
 
 
 @pytest.fixture(params=["psycopg2", "psycopg", "sqlite"])

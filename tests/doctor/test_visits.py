@@ -7,8 +7,12 @@ import typing as t
 
 import pytest
 
+from flask_referral.doctor.visits import LONGEST_RING
+
 from ..conftest import MakeHost
 from ..hosts import Host
+from ..hosts import KEYS
+from ..money import refer
 from ..visiting import add_referrer
 from ..visiting import Clock
 from .conftest import examine
@@ -100,5 +104,44 @@ class TestCreatedAt:
         assert said(host, "created-at") == []
 
     def test_no_such_column(self, make_sqlite: MakeHost) -> None:
-        host = make_sqlite(**HEALTHY, REFERRAL_USER_CREATED_COLUMN="joined_at")
+        host = make_sqlite(**HEALTHY, REFERRAL_USER_CREATED_COLUMN=None)
         assert "created-at" not in {each["check"] for each in examine(host)}
+
+
+class TestRings:
+    def ring(self, host: Host, size: int) -> list[t.Any]:
+        """Store people of whom each referred the next, and the last the first."""
+        users = [host.add_user() for _ in range(size)]
+        click = host.referral.models.ReferralClick
+        with host.app.app_context():
+            for referrer, referred in zip(users, [*users[1:], users[0]], strict=True):
+                code = host.referral.get_or_create_code(referrer).code
+                row = click(referral_code=code, referrer_user_id=referrer)
+                row.referred_user_id = referred
+                host.db.session.add(row)
+            host.db.session.commit()
+        return users
+
+    @pytest.mark.parametrize("key", KEYS)
+    def test_each_refers_the_next(self, make: MakeHost, key: str) -> None:
+        host = make(key=key, **HEALTHY)
+        users = [*self.ring(host, 2), *self.ring(host, 3)]
+        refer(host, refer(host, users[0]))
+        [sentence] = said(host, "rings")
+        assert sentence.startswith("5 users refer each other in a ring")
+        for user in users:
+            assert f"{user} (of " in sentence
+        assert "@referral.attribution_check" in sentence
+
+    def test_a_ring_may_be_long(self, make: MakeHost) -> None:
+        host = make(**HEALTHY)
+        self.ring(host, LONGEST_RING)
+        [sentence] = said(host, "rings")
+        assert f"(of {LONGEST_RING}), ..." in sentence
+
+    def test_a_chain_is_none(self, make: MakeHost) -> None:
+        host = make(**HEALTHY)
+        user = host.add_user()
+        for _ in range(LONGEST_RING + 2):
+            user = refer(host, user)
+        assert said(host, "rings") == []

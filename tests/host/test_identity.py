@@ -320,7 +320,7 @@ def test_loader_goes_before_flask_login(with_login: Host) -> None:
 
 
 def test_nobody_says_who_is_logged_in(host: Host) -> None:
-    host.referral._loaders.identity = None
+    host.referral._loaders.identity, host.app.debug = None, True
     answer = host.client().post(URL)
     assert answer.status_code == 500
     assert "@referral.identity_loader" in answer.get_json()["error"]

@@ -116,7 +116,12 @@ def test_migrations_and_models_agree(
     declared = host_on(new_database_url(), migrate=False, key=key, convention=convention)
     with declared.app.app_context():
         declared.db.create_all()
-    left, right = read(migrated), read(declared)
+    # Rules for values are made by the revisions alone: hosts have scripts for both databases.
+    rules = re.compile("referral_(codes_(code|created_at)|clicks_(clicked|bound)_at)_check ")
+    left, right = (
+        {row for row in read(host) if row[0] != "trigger" and not rules.match(row[2])}
+        for host in (migrated, declared)
+    )
     assert {table for _, table, _ in left} >= COLUMNS.keys()
     assert left - right == set()
     assert right - left == set()

@@ -151,6 +151,7 @@ def test_a_reader_that_returns_no_event_is_told_what_to_return(
 ) -> None:
     host = make_sqlite()
     host.referral.webhook("shop")(lambda body, headers: returned)
+    host.app.debug = True
     answer = host.client().post(SHOP)
     # The provider delivers again, when the function is mended.
     assert answer.status_code == 500

@@ -114,6 +114,9 @@ class Model:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.referrers: dict[t.Any, t.Any] = {}
+        #: by the click: the referrer, and when it was bound; also of accounts that are gone
+        self.bindings: dict[uuid.UUID, tuple[t.Any, dt.datetime]] = {}
+        self.clicks: dict[t.Any, uuid.UUID] = {}
         self.balances: dict[t.Any, int] = {}
         self.facts: list[Fact] = []
         self.rewards: list[Reward] = []
@@ -123,6 +126,12 @@ class Model:
         self.conversions: dict[t.Any, tuple[t.Any, int]] = {}
         #: what the policy was told last: the number, and when the payment that qualified was made
         self.asked: tuple[int, dt.datetime | None] | None = None
+
+    def bind(self, user: t.Any, referrer: t.Any, click: uuid.UUID, now: dt.datetime) -> None:
+        """Bind a user by a click."""
+        self.referrers[user] = referrer
+        self.clicks[user] = click
+        self.bindings[click] = referrer, now
 
     # Purchases
 
@@ -179,7 +188,7 @@ class Model:
             available_at=now + dt.timedelta(days=days),
             created_at=now,
         )
-        if self._is_over_velocity(referrer, now):
+        if self._is_over_velocity(user, referrer, now):
             made.status, made.in_review = "held", True
         elif not days:
             made.available_at = None
@@ -198,7 +207,7 @@ class Model:
         self._reconcile(rows)
         return reason, bonus
 
-    def _is_over_velocity(self, referrer: t.Any, now: dt.datetime) -> bool:
+    def _is_over_velocity(self, user: t.Any, referrer: t.Any, now: dt.datetime) -> bool:
         limit = self.program.velocity_limit
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         today = [
@@ -206,7 +215,14 @@ class Model:
             for one in self.rewards
             if (one.user, one.role) == (referrer, "referrer") and one.created_at >= midnight
         ]
-        return limit is not None and len(today) >= limit
+        click = self.clicks[user]
+        bound_at = self.bindings[click][1]
+        earlier = [
+            at
+            for other, (of, at) in self.bindings.items()
+            if of == referrer and at.date() == bound_at.date() and (at, other) < (bound_at, click)
+        ]
+        return limit is not None and max(len(today), len(earlier)) >= limit
 
     def _adopt(self, payment: Payment, membership: str) -> None:
         """Give the facts that wait under a membership to its payment."""
@@ -389,6 +405,11 @@ class Model:
             referred: referrer
             for referred, referrer in self.referrers.items()
             if user not in (referred, referrer)
+        }
+        self.bindings = {
+            click: (referrer, at)
+            for click, (referrer, at) in self.bindings.items()
+            if referrer != user
         }
         gone = [one for one, (referrer, _) in self.conversions.items() if user in (one, referrer)]
         for referred in gone:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import typing as t
+import zlib
 
 import psutil
 import pytest
@@ -51,6 +52,8 @@ class Crash:
     def visit(self, name: str, path: str | None = None) -> str:
         """Follow the link, and return the cookie."""
         client = browser(self.host)
+        # An address of its own, too.
+        client.environ_base["REMOTE_ADDR"] = f"2001:db8:0:{zlib.crc32(name.encode()) >> 16:x}::1"
         answer = client.get(path or f"/r/{self.code}", headers={"User-Agent": f"{BROWSER} {name}"})
         assert answer.status_code in (200, 302)
         cookie = client.get_cookie(COOKIE)

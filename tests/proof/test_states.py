@@ -216,13 +216,13 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
         referrer, cookie, at = self.visits[number % len(self.visits)]
         user = self.add_user()
         with self.host.app.test_request_context(headers={"Cookie": f"{COOKIE}={cookie}"}):
-            reason = self.host.referral.attribute(user).reason
+            result = self.host.referral.attribute(user)
             self.host.db.session.commit()
         if at - dt.timedelta(minutes=1) <= self.clock() <= at + WINDOW:
-            assert reason == "attributed"
-            self.model.referrers[user] = referrer
+            assert result.reason == "attributed"
+            self.bind(user, referrer)
         else:
-            assert reason == "window_over"
+            assert result.reason == "window_over"
 
     @rule(user=index, referrer=index)
     def type_code(self, user: int, referrer: int) -> None:
@@ -236,11 +236,21 @@ class Referrals(hypothesis.stateful.RuleBasedStateMachine):
         elif user == referrer:
             assert result.reason == "self_referral"
         elif result.reason == "attributed":
-            self.model.referrers[user] = referrer
+            self.bind(user, referrer)
         elif self.model.referrers.get(referrer) == user:
             assert result.reason in ("circular", "existing_account")
         else:
             assert result.reason == "existing_account"
+
+    def bind(self, user: t.Any, referrer: t.Any) -> None:
+        with self.host.app.app_context():
+            bound = sa.select(self.host.referral.models.ReferralClick.id).filter_by(
+                referred_user_id=user
+            )
+            click = self.host.db.session.scalars(bound).one()
+        self.model.bind(user, referrer, click, self.clock())
+        # Of equal moments the click's id decides, which is random.
+        self.clock.turn(microseconds=1)
 
     # Money
 

@@ -36,6 +36,8 @@ def make(url: str) -> Host:
         "SQLALCHEMY_ENGINE_OPTIONS": {"pool_size": WRITERS, "max_overflow": 0},
         "REFERRAL_RENEWALS": None,
         "REFERRAL_CLICK_DURABILITY": "async",
+        # Visitors differ by their agents alone.
+        "REFERRAL_CLICKS_PER_ADDRESS": 2**31 - 1,
     }
     return listen(make_host(url, **options))
 

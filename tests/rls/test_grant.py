@@ -28,7 +28,7 @@ USER_TABLES = (
     "referral_rewards",
     "referral_daily",
 )
-TABLES = (*USER_TABLES, "referral_events")
+TABLES = (*USER_TABLES, "referral_events", "referral_issued_codes")
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
 
@@ -82,7 +82,11 @@ class Cluster:
 
     def rights(self, role: str, schema: str = "public") -> dict[str, set[str]]:
         """Return what a role may do on each of our tables by its own rights."""
-        sql = "SELECT has_table_privilege(:role, :name, :right)"
+        # Users read some columns, and an application all.
+        sql = (
+            "SELECT CASE WHEN :right = 'SELECT' THEN has_any_column_privilege(:role, :name, :right)"
+            " ELSE has_table_privilege(:role, :name, :right) END"
+        )
         return {
             table: {
                 right
@@ -148,6 +152,7 @@ def test_rights_of_both_roles(cluster: Cluster, host: Host, driver: str) -> None
     cluster.host(driver=driver).cli("rls", "grant", "--user-role", user, "--service-role", service)
     assert cluster.rights(user) == {table: {"SELECT"} for table in USER_TABLES} | {
         "referral_events": set(),
+        "referral_issued_codes": set(),
         "referral_alembic_version": set(),
     }
     work = {"SELECT", "INSERT", "UPDATE", "DELETE"}
@@ -211,8 +216,10 @@ def test_json_says_what_was_granted(cluster: Cluster, host: Host) -> None:
     report = json.loads(result.stdout)
     assert report["user_role"] == user
     assert report["service_role"] == service
-    assert report["statements"] == [
-        f"GRANT SELECT ON {', '.join(USER_TABLES)} TO {user}",
+    granted = [sql for sql in report["statements"] if not sql.startswith("GRANT SELECT (")]
+    assert len(report["statements"]) == len(granted) + len(USER_TABLES)
+    assert granted == [
+        f"REVOKE SELECT ON {', '.join(USER_TABLES)} FROM {user}",
         f"GRANT {user} TO {cluster.owner} WITH INHERIT FALSE, SET TRUE",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(TABLES)} TO {service}",
         f"GRANT SELECT ON referral_alembic_version TO {service}",

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from flask_referral.clicks import derive_id
 from flask_referral.clicks import Visit
 from flask_referral.results import ConversionReason
+from flask_referral.settings import Settings
 from flask_referral.upkeep import purge
 from flask_referral.upkeep import rollup
 
@@ -273,7 +274,7 @@ def test_two_runs_at_once(make: MakeHost, at_noon: Clock, monkeypatch: pytest.Mo
 def guess(host: Host, code: str, at: dt.datetime) -> uuid.UUID:
     """Return what whoever has the secret and the agent finds for an address."""
     visit = Visit(code, at, "127.0.0.1", BROWSER)
-    return derive_id(visit, host.app.secret_key.encode(), 24 * 3600)  # type: ignore[union-attr]
+    return derive_id(visit, host.app.secret_key.encode(), Settings())  # type: ignore[union-attr]
 
 
 def test_no_address_can_be_tried_on_the_id_of_a_purged_click(make: MakeHost, clock: Clock) -> None:

@@ -152,7 +152,9 @@ def test_async_function_without_what_awaits_it_says_so(
     _, code = add_referrer(host)
     monkeypatch.setitem(sys.modules, "asgiref.sync", None)
     host.referral.identity_loader(later(1))
-    assert "flask[async]" in assert_json_error(host.client().post(GENERATE), 500)
+    assert "was logged" in assert_json_error(host.client().post(GENERATE), 500)
+    assert "flask[async]" in caplog.text
+    caplog.clear()
     # Who cannot be asked has not agreed.
     host.referral.consent_loader(later(True))
     assert visit(host, code) is False

@@ -132,11 +132,14 @@ def test_login_of_a_deleted_user_is_no_login(host: Host, caplog: pytest.LogCaptu
     assert caplog.records == []
 
 
-def test_loader_that_answers_no_key_is_a_fault_of_the_setup(host: Host) -> None:
+def test_loader_that_answers_no_key_is_a_fault_of_the_setup(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
     host.referral.identity_loader(lambda: "ada@example.com")
     for answer in asked(host):
-        assert "cannot be a user's id" in assert_json_error(answer, 500)
+        assert "was logged" in assert_json_error(answer, 500)
         assert answer.get_json()["code"] == "not_configured"
+    assert "cannot be a user's id" in caplog.text
 
 
 @pytest.mark.parametrize("loader", ["identity_loader", "consent_loader"])

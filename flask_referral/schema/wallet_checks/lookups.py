@@ -42,15 +42,17 @@ def in_postgresql(connection: sa.Connection, oid: int, wallet: str) -> t.Iterato
         connection,
         "SELECT c.conname, n.nspname, r.relname,"
         " ARRAY(SELECT ARRAY[a.attname::text, b.attname::text]"
-        " FROM unnest(c.conkey, c.confkey) WITH ORDINALITY AS k(own, other, place)"
+        " FROM ROWS FROM (pg_catalog.unnest(c.conkey), pg_catalog.unnest(c.confkey))"
+        " WITH ORDINALITY AS k(own, other, place)"
         " JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.own"
         " JOIN pg_attribute b ON b.attrelid = c.confrelid AND b.attnum = k.other"
         " ORDER BY k.place) AS columns"
         " FROM pg_constraint c JOIN pg_class r ON r.oid = c.confrelid"
         " JOIN pg_namespace n ON n.oid = r.relnamespace"
-        f" WHERE c.conrelid = {oid} AND c.contype = 'f'"
+        f" WHERE c.conrelid = '{oid}' AND c.contype = 'f'"
         # PostgreSQL 18 has constraints that are NOT ENFORCED: they refuse nothing.
-        " AND coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true) ORDER BY c.conname",
+        " AND coalesce((pg_catalog.to_jsonb(c) OPERATOR(pg_catalog.->>) 'conenforced')::boolean,"
+        " true) ORDER BY c.conname",
     ).all()
     for row in rows:
         columns = dict(row.columns)

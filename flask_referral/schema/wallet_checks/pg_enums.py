@@ -40,9 +40,10 @@ def missing_labels(connection: sa.Connection, wallet: Wallet) -> list[Label]:
             continue
         enum = raw(
             connection,
-            "SELECT pg_get_userbyid(typowner) AS owner, pg_has_role(typowner, 'USAGE') AS owned,"
+            "SELECT pg_catalog.pg_get_userbyid(typowner) AS owner,"
+            " pg_catalog.pg_has_role(typowner, 'USAGE') AS owned,"
             " ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = pg_type.oid) AS labels"
-            f" FROM pg_type WHERE oid = {column.type_oid}",
+            f" FROM pg_type WHERE oid = '{column.type_oid}'",
         ).one()
         for value in wallet.rows.values[column.name]:
             if value not in enum.labels:

@@ -151,7 +151,7 @@ def find_table(connection: sa.Connection, table: str, schema: str | None) -> int
     row = connection.execute(
         sa.text(
             "SELECT c.oid, c.relkind FROM pg_catalog.pg_class c"
-            " WHERE c.oid = pg_catalog.to_regclass(:name)"
+            " WHERE c.oid = CAST(pg_catalog.to_regclass(:name) AS oid)"
         ),
         {"name": name},
     ).one_or_none()
@@ -176,8 +176,9 @@ def _tables(connection: sa.Connection, oid: int) -> tuple[Holder, ...]:
             " SELECT CAST(:oid AS oid), 0"
             " UNION ALL SELECT i.inhrelid, tree.depth + 1"
             " FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid)"
-            " SELECT c.oid, n.nspname, c.relname, pg_get_userbyid(c.relowner) AS owner,"
-            " pg_has_role(c.relowner, 'USAGE') AS owned, max(tree.depth) AS depth"
+            " SELECT c.oid, n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner) AS owner,"
+            " pg_catalog.pg_has_role(c.relowner, 'USAGE') AS owned,"
+            " pg_catalog.max(tree.depth) AS depth"
             " FROM tree JOIN pg_class c ON c.oid = tree.oid"
             " JOIN pg_namespace n ON n.oid = c.relnamespace"
             " GROUP BY c.oid, n.nspname, c.relname, c.relowner ORDER BY 6, 1"
@@ -204,16 +205,19 @@ def _columns(connection: sa.Connection, oid: int) -> tuple[Column, ...]:
             " t.typbasetype, CASE c.typmod WHEN -1 THEN t.typtypmod ELSE c.typmod END, c.step + 1"
             " FROM chain c JOIN pg_type t ON t.oid = c.typ AND t.typtype = 'd')"
             " SELECT c.attnum, CAST(c.attname AS text) AS name, c.typ, t.typtype, t.typcategory,"
-            " format_type(c.typ, c.typmod) AS shown, c.attgenerated <> '' AS generated,"
+            " pg_catalog.format_type(c.typ, c.typmod) AS shown, c.attgenerated <> '' AS generated,"
             " CASE WHEN c.attcollation <> t.typcollation THEN (SELECT"
-            " quote_ident(n.nspname) || '.' || quote_ident(l.collname) FROM pg_collation l"
+            " pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.',"
+            " pg_catalog.quote_ident(l.collname)) FROM pg_collation l"
             " JOIN pg_namespace n ON n.oid = l.collnamespace WHERE l.oid = c.attcollation) END"
-            " AS collation, pg_get_expr(d.adbin, d.adrelid) AS expression,"
+            " AS collation, pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS expression,"
             " ARRAY(SELECT CAST(r.attname AS text) FROM pg_attribute r JOIN pg_depend p"
             " ON p.refobjsubid = r.attnum AND p.refobjid = r.attrelid"
-            " AND p.refclassid = CAST('pg_class' AS regclass) WHERE r.attrelid = c.attrelid"
-            " AND ((p.classid = CAST('pg_class' AS regclass) AND p.objid = c.attrelid"
-            " AND p.objsubid = c.attnum) OR (p.classid = CAST('pg_attrdef' AS regclass)"
+            " AND p.refclassid = CAST(CAST('pg_class' AS regclass) AS oid)"
+            " WHERE r.attrelid = c.attrelid"
+            " AND ((p.classid = CAST(CAST('pg_class' AS regclass) AS oid) AND p.objid = c.attrelid"
+            " AND p.objsubid = c.attnum) OR (p.classid ="
+            " CAST(CAST('pg_attrdef' AS regclass) AS oid)"
             " AND p.objid = d.oid))) AS reads"
             " FROM chain c JOIN pg_type t ON t.oid = c.typ"
             " LEFT JOIN pg_attrdef d ON d.adrelid = c.attrelid AND d.adnum = c.attnum"
@@ -246,8 +250,8 @@ def _domains(connection: sa.Connection, wallet: Holder) -> tuple[Holder, ...]:
 def _domain(connection: sa.Connection, oid: int, column: Column) -> Holder:
     row = connection.execute(
         sa.text(
-            "SELECT n.nspname, d.typname, pg_get_userbyid(d.typowner) AS owner,"
-            " pg_has_role(d.typowner, 'USAGE') AS owned FROM pg_type d"
+            "SELECT n.nspname, d.typname, pg_catalog.pg_get_userbyid(d.typowner) AS owner,"
+            " pg_catalog.pg_has_role(d.typowner, 'USAGE') AS owned FROM pg_type d"
             " JOIN pg_namespace n ON n.oid = d.typnamespace WHERE d.oid = CAST(:oid AS oid)"
         ),
         {"oid": oid},
@@ -260,9 +264,9 @@ def _checks(connection: sa.Connection, holder: Holder) -> list[Check]:
     key = "conrelid" if holder.kind == "TABLE" else "contypid"
     rows = connection.execute(
         sa.text(
-            "SELECT c.oid, c.conname, pg_get_expr(c.conbin, c.conrelid) AS expression,"
+            "SELECT c.oid, c.conname, pg_catalog.pg_get_expr(c.conbin, c.conrelid) AS expression,"
             " c.convalidated, c.connoinherit, c.coninhcount > 0 AS inherited,"
-            " obj_description(c.oid, 'pg_constraint') AS comment,"
+            " pg_catalog.obj_description(c.oid, 'pg_constraint') AS comment,"
             " ARRAY(SELECT CAST(a.attname AS text) FROM pg_attribute a"
             " WHERE a.attrelid = c.conrelid AND a.attnum = ANY(c.conkey)) AS columns"
             f" FROM pg_constraint c WHERE c.{key} = CAST(:oid AS oid) AND c.contype = 'c'"
@@ -270,7 +274,8 @@ def _checks(connection: sa.Connection, holder: Holder) -> list[Check]:
             # top of what we may change, so what it inherits is reported, and refused later.
             " AND (c.conislocal OR c.conrelid = CAST(:top AS oid))"
             # PostgreSQL 18 has constraints that are NOT ENFORCED: they refuse nothing.
-            " AND coalesce(CAST(to_jsonb(c) ->> 'conenforced' AS boolean), true)"
+            " AND coalesce(CAST("
+            "pg_catalog.to_jsonb(c) OPERATOR(pg_catalog.->>) 'conenforced' AS boolean), true)"
             " ORDER BY c.conname"
         ),
         {"oid": holder.oid, "top": holder.oid if holder.depth == 0 else 0},

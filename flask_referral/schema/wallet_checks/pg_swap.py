@@ -147,8 +147,8 @@ class _Swap:
 
     def _expect(self, check: Check) -> None:
         row = self._run(
-            "SELECT conname::text, pg_get_expr(conbin, conrelid) FROM pg_constraint"
-            f" WHERE oid = {check.oid}"
+            "SELECT conname::text, pg_catalog.pg_get_expr(conbin, conrelid) FROM pg_constraint"
+            f" WHERE oid = '{check.oid}'"
         ).one_or_none()
         if row is None or tuple(row) != (check.name, check.expression):
             raise MigrationRefused(

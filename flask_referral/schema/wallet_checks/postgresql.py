@@ -46,8 +46,9 @@ def check_index(connection: sa.Connection, table: str, schema: str | None) -> No
     with scratch(connection):
         wallet = raw(
             connection,
-            "SELECT relkind, pg_get_userbyid(relowner) AS owner, pg_has_role(relowner, 'USAGE') AS"
-            f" owned FROM pg_class WHERE oid = {oid}",
+            "SELECT relkind, pg_catalog.pg_get_userbyid(relowner) AS owner,"
+            " pg_catalog.pg_has_role(relowner, 'USAGE') AS"
+            f" owned FROM pg_class WHERE oid = '{oid}'",
         ).one()
     if wallet.relkind == "p":
         raise MigrationRefused(

@@ -1,0 +1,65 @@
+"""A whole life of a referral program, by its pages, methods and commands."""
+
+from __future__ import annotations
+
+import typing as t
+
+import sqlalchemy as sa
+
+from flask_referral.db import qualified
+
+from ..hosts import Host
+from ..money import pay
+from ..money import refund
+from ..visiting import add_referrer
+from ..visiting import browser
+
+
+def live(host: Host) -> t.Any:
+    """Go through all stations and commands, and return the referrer, who has been paid once."""
+    referrer, code = add_referrer(host)
+    client = browser(host)
+    assert client.get(f"/r/{code}").headers["Set-Cookie"]
+    host.current_user = referrer
+    assert client.post("/api/referral/generate").json == {"code": code}
+    user = host.add_user(name="buyer")
+    sign_up(host, user, code)
+    assert pay(host, user, "mem_1", paid_cents=900) == "converted"
+    other = host.add_user(name="other")
+    sign_up(host, other, code)
+    assert pay(host, other, "mem_2") == "converted"
+    assert refund(host, "mem_2")[1] == 1000
+    figures: t.Any = client.get("/api/referral/stats").json
+    assert figures["totals"]["signups"] == 2
+    for command in (
+        ("backfill",),
+        ("code", str(user)),
+        ("stats", str(referrer)),
+        ("mature",),
+        ("rollup",),
+        ("purge", "--clicks-older-than", "1", "--yes"),
+        ("purge", "--clicks-older-than", "1", "--delete", "--yes"),
+        ("events", "list"),
+        ("export", str(referrer)),
+        ("export", str(other)),
+        ("reattribute", str(host.add_user()), code, "--yes"),
+        ("erase", str(other), "--yes"),
+        ("erase", str(referrer), "--yes"),
+    ):
+        host.cli(*command)
+    answer = host.app.test_cli_runner().invoke(args=["referral", "doctor", "--json"])
+    assert answer.exit_code in (0, 1) and "trapped" not in answer.output, answer.output
+    return referrer
+
+
+def sign_up(host: Host, user: t.Any, code: str) -> None:
+    with host.app.app_context():
+        assert host.referral.attribute(user, code=code).reason == "attributed"
+        host.db.session.commit()
+
+
+def balance(host: Host, user: t.Any) -> int:
+    """Return what is in a wallet, in cents."""
+    total = sa.select(sa.func.sum(host.Wallet.amount_cents)).where(host.Wallet.user_id == user)
+    with host.app.app_context(), host.db.engine.connect() as connection:
+        return int(qualified.execute(connection, total).scalar() or 0)
