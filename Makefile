@@ -43,6 +43,10 @@ test-neighbours:  ## one application with the extensions that hosts use
 	@$(MAKE) .venv-neighbours/.test .venv-neighbours/.neighbours VENV=.venv-neighbours
 	.venv-neighbours/bin/python -m pytest -m neighbours tests/neighbours
 
+.PHONY: test-browser
+test-browser: $(VENV)/.browser $(VENV)/.test $(VENV)/.demo  ## what people see, in a real Chromium
+	$(BIN)/python -m pytest -m browser tests/browser
+
 ATTACKS := tests/attacks tests/rls tests/proof/test_barriers.py $(addprefix tests/web/test_,hostile_requests.py \
 	cross_site.py cookies.py) $(wildcard tests/payments/test_*signatures.py) tests/payments/test_events.py
 .PHONY: attacks

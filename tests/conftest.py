@@ -42,6 +42,17 @@ def close_connections() -> t.Iterator[None]:
         _open.pop().close()
 
 
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say what a run of the whole suite has left out."""
+    if config.option.markexpr.endswith("not browser"):
+        terminalreporter.write_line(
+            'Left out: what people see, in a real browser; "make test-browser" runs it.',
+            yellow=True,
+        )
+
+
 class MakeHost(t.Protocol):
     """Builds a host on a database of its own; see :func:`tests.hosts.make_host`."""
 
