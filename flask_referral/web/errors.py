@@ -22,6 +22,7 @@ from werkzeug.routing import RoutingException
 
 from ..errors import ConfigurationError
 from ..errors import ReferralError
+from ..words import gettext
 
 
 class ErrorCode(enum.StrEnum):
@@ -57,9 +58,6 @@ _BY_STATUS: t.Final = {
     500: ErrorCode.internal_error,
     503: ErrorCode.unavailable,
 }
-
-
-_LOGGED = "The referral program could not answer; the error was logged."
 
 
 def error_response(message: str, status: int, code: ErrorCode | None = None) -> Response:
@@ -142,7 +140,10 @@ def _unexpected_error(error: Exception) -> ResponseReturnValue:
     got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=error)
     app.logger.error("Exception on %s [%s]", request.path, request.method, exc_info=error)
     # Our sentences name tables, settings and roles: for whoever has the log, or debugs.
-    told = str(error) if isinstance(error, ReferralError) and app.debug else _LOGGED
+    if isinstance(error, ReferralError) and app.debug:
+        told = str(error)
+    else:
+        told = gettext("The referral program could not answer; the error was logged.")
     is_setup = isinstance(error, ConfigurationError)
     return error_response(told, 500, ErrorCode.not_configured if is_setup else None)
 
