@@ -13,6 +13,7 @@ import datetime as dt
 import decimal
 import functools
 import itertools
+import re
 import typing as t
 from pathlib import Path
 
@@ -44,6 +45,8 @@ _SYMBOLS = {
     **{"php": "₱", "twd": "NT$", "vnd": "₫", "xaf": "FCFA", "xcd": "EC$", "xof": "F\u202fCFA"},
     **{"xpf": "CFPF"},
 }
+#: A currency's letters beside its digits. CLDR (currencySpacing) parts them; Babel does not.
+_TOUCHING = re.compile(r"(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
 
@@ -99,17 +102,19 @@ def money(cents: int, currency: str) -> str:
     digits = currencies.exponent(currency)
     place = _place()
     if place is None:
-        symbol = _SYMBOLS.get(currency, f"{currency.upper()}\xa0")
-        return f"{'-' if cents < 0 else ''}{symbol}{abs(amount):,.{digits}f}"
-    # CLDR's decimals are those of prices in shops, and would drop a Lebanese pound's piastres.
-    return _formatted(
-        place.locale.currency_formats["standard"],
-        amount,
-        place.locale,
-        (digits, digits),
-        currency=currency.upper(),
-        currency_digits=False,
-    )
+        symbol = _SYMBOLS.get(currency, currency.upper())
+        written = f"{'-' if cents < 0 else ''}{symbol}{abs(amount):,.{digits}f}"
+    else:
+        # CLDR's decimals are those of prices in shops, and would drop a Lebanese pound's piastres.
+        written = _formatted(
+            place.locale.currency_formats["standard"],
+            amount,
+            place.locale,
+            (digits, digits),
+            currency=currency.upper(),
+            currency_digits=False,
+        )
+    return _TOUCHING.sub("\xa0", written)
 
 
 def number(value: int) -> str:

@@ -23,6 +23,7 @@ from werkzeug.routing import RoutingException
 from ..errors import ConfigurationError
 from ..errors import ReferralError
 from ..words import gettext
+from ..words import gettext_noop
 
 
 class ErrorCode(enum.StrEnum):
@@ -140,12 +141,18 @@ def _unexpected_error(error: Exception) -> ResponseReturnValue:
     got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=error)
     app.logger.error("Exception on %s [%s]", request.path, request.method, exc_info=error)
     # Our sentences name tables, settings and roles: for whoever has the log, or debugs.
-    if isinstance(error, ReferralError) and app.debug:
-        told = str(error)
-    else:
-        told = gettext("The referral program could not answer; the error was logged.")
+    told = str(error) if isinstance(error, ReferralError) and app.debug else _logged()
     is_setup = isinstance(error, ConfigurationError)
     return error_response(told, 500, ErrorCode.not_configured if is_setup else None)
+
+
+def _logged() -> str:
+    sentence = gettext_noop("The referral program could not answer; the error was logged.")
+    try:
+        return gettext(sentence)
+    except Exception:
+        # The host's choice of a language may need what has just failed, or be it.
+        return sentence
 
 
 def _call(handler: ErrorHandlerCallable, error: Exception) -> ResponseReturnValue:
