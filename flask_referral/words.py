@@ -35,6 +35,8 @@ T = t.TypeVar("T")
 
 DOMAIN = "flask_referral"
 TRANSLATIONS = Path(__file__).parent / "translations"
+#: What a new language is made from.
+TEMPLATE = TRANSLATIONS / f"{DOMAIN}.pot"
 #: The languages of our catalogues.
 LANGUAGES = ("ar", "de", "en", "es", "fr", "ja", "pt_BR")
 
@@ -87,7 +89,7 @@ def stored_gettext(message: str, /, **variables: t.Any) -> str:
     For texts that are kept, as a wallet's descriptions: whose request, webhook or command writes
     one is not who reads it, and the reader's language is not known.
     """
-    babel = _babel()
+    babel = hosts_babel()
     place = None if babel is None else _place_of(babel, babel.instance.default_locale)
     return _translated(place, message, variables)
 
@@ -187,6 +189,11 @@ def _formatted(
     return written
 
 
+def is_known(babel: BabelConfiguration, locale: Locale) -> bool:
+    """Whether there are sentences in a language."""
+    return _catalogue(tuple(babel.translation_directories), locale) is not None
+
+
 class _Place(t.NamedTuple):
     """A locale of the host's, with a catalogue in its language."""
 
@@ -200,7 +207,7 @@ def _translated(place: _Place | None, message: str, variables: t.Mapping[str, t.
     return message % variables if variables else message
 
 
-def _babel() -> BabelConfiguration | None:
+def hosts_babel() -> BabelConfiguration | None:
     """Return what the host has set Flask-Babel up with, or None where it has not."""
     if not has_app_context() or "babel" not in current_app.extensions:
         return None
@@ -215,7 +222,7 @@ def _babel() -> BabelConfiguration | None:
 
 def _place() -> _Place | None:
     """Return where the reader is, or None for English without Babel."""
-    babel = _babel()
+    babel = hosts_babel()
     if babel is None:
         return None
     from flask_babel import get_locale
@@ -238,7 +245,7 @@ def _asked(ask: t.Callable[[], T | None], default: T) -> T:
 
 def _at(moment: dt.datetime) -> dt.datetime:
     """Return a time in the reader's time zone."""
-    babel = _babel()
+    babel = hosts_babel()
     if babel is None:
         return moment
     from flask_babel import get_timezone

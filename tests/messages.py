@@ -23,6 +23,7 @@ from babel.messages.pofile import write_po
 
 from flask_referral.words import DOMAIN
 from flask_referral.words import LANGUAGES
+from flask_referral.words import TEMPLATE
 from flask_referral.words import TRANSLATIONS
 
 PACKAGE = TRANSLATIONS.parent
@@ -35,15 +36,12 @@ KEYWORDS: dict[str, t.Any] = {
 }
 #: What the catalogues are written in; the same whoever writes them, and whenever.
 HEADER = r"""# What flask-referral says to users.
-# "make messages" keeps this file in line with the package; only the translations are written here.
+# "make messages" keeps this file in line with the package; only translations are written here.
 msgid ""
 msgstr ""
-"Language: {locale}\n"
 "MIME-Version: 1.0\n"
 "Content-Type: text/plain; charset=utf-8\n"
 "Content-Transfer-Encoding: 8bit\n"
-"Plural-Forms: {plural_forms}\n"
-
 """
 PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 #: How a sentence ends, in each script.
@@ -53,6 +51,7 @@ ENDS = {".": ".。", "?": "?？؟", "!": "!！", ":": ":：", "…": "…"}  # n
 def main() -> None:
     """Write what has changed and say what is wrong."""
     source = extracted()
+    save(TEMPLATE, pot_text(source).encode())
     wrong: list[str] = []
     for language in LANGUAGES:
         catalogue = updated(language, source)
@@ -109,11 +108,20 @@ def updated(language: str, source: Catalog) -> Catalog:
 
 
 def po_text(catalogue: Catalog) -> str:
-    """Return a catalogue as it is kept, without what changes from day to day."""
+    """Return a language's catalogue as it is kept, without what changes from day to day."""
+    forms = f"Language: {catalogue.locale_identifier}", f"Plural-Forms: {catalogue.plural_forms}"
+    return HEADER + "".join(f'"{line}\\n"\n' for line in forms) + _body(catalogue)
+
+
+def pot_text(source: Catalog) -> str:
+    """Return the template as it is kept."""
+    return HEADER + _body(source)
+
+
+def _body(catalogue: Catalog) -> str:
     text = io.BytesIO()
     write_po(text, catalogue, width=100, omit_header=True, include_lineno=False)
-    header = HEADER.format(locale=catalogue.locale_identifier, plural_forms=catalogue.plural_forms)
-    return header + text.getvalue().decode()
+    return f"\n{text.getvalue().decode()}"
 
 
 def mo_bytes(catalogue: Catalog) -> bytes:
@@ -121,6 +129,19 @@ def mo_bytes(catalogue: Catalog) -> bytes:
     compiled = io.BytesIO()
     write_mo(compiled, catalogue)
     return compiled.getvalue()
+
+
+def write_catalogue(
+    folder: Path, locale: str, sentences: t.Mapping[t.Any, t.Any], domain: str = DOMAIN
+) -> str:
+    """Compile a host's own catalogue and return its folder, as the setting names it."""
+    catalogue = Catalog(locale=locale)
+    for sentence, translation in sentences.items():
+        catalogue.add(sentence, translation)
+    path = folder / locale / "LC_MESSAGES" / f"{domain}.mo"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(mo_bytes(catalogue))
+    return str(folder)
 
 
 def save(path: Path, content: bytes) -> None:

@@ -58,19 +58,6 @@ def host_with_babel(**config: t.Any) -> Host:
     return host.finish()
 
 
-def write_catalogue(
-    folder: Path, locale: str, sentences: t.Mapping[t.Any, t.Any], domain: str = words.DOMAIN
-) -> str:
-    """Compile a host's own catalogue and return its folder, as the setting names it."""
-    catalogue = Catalog(locale=locale)
-    for sentence, translation in sentences.items():
-        catalogue.add(sentence, translation)
-    path = folder / locale / "LC_MESSAGES" / f"{domain}.mo"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(messages.mo_bytes(catalogue))
-    return str(folder)
-
-
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_api_answers_in_the_language_of_the_request(language: str) -> None:
     answer = host_with_babel().client().get(STATS, headers={"Accept-Language": language})
@@ -256,8 +243,10 @@ def test_a_language_that_nobody_has_is_english_as_a_whole() -> None:
 
 
 def test_a_host_adds_a_language_and_changes_a_sentence(tmp_path: Path) -> None:
-    folder = write_catalogue(tmp_path, "it", {SENTENCE: "Accedi per vedere le statistiche."})
-    write_catalogue(tmp_path, "de", {SENTENCE: "Bitte anmelden."})
+    folder = messages.write_catalogue(
+        tmp_path, "it", {SENTENCE: "Accedi per vedere le statistiche."}
+    )
+    messages.write_catalogue(tmp_path, "de", {SENTENCE: "Bitte anmelden."})
     client = host_with_babel(BABEL_TRANSLATION_DIRECTORIES=folder).client()
 
     def said(path: str, language: str) -> str:
@@ -271,7 +260,9 @@ def test_a_host_adds_a_language_and_changes_a_sentence(tmp_path: Path) -> None:
 
 
 def test_the_hosts_own_translations_are_not_disturbed(tmp_path: Path) -> None:
-    folder = write_catalogue(tmp_path, "de", {"Prices": "Preise", SENTENCE: "x"}, "messages")
+    folder = messages.write_catalogue(
+        tmp_path, "de", {"Prices": "Preise", SENTENCE: "x"}, "messages"
+    )
     app = application("de", BABEL_TRANSLATION_DIRECTORIES=folder)
     with app.test_request_context():
         assert gettext(SENTENCE) == LOG_IN["de"]
@@ -290,8 +281,8 @@ def test_each_language_has_its_own_plural_forms(tmp_path: Path) -> None:
         "%(num)s زيارة",
         "%(num)s من الزيارات",
     ]
-    first = write_catalogue(tmp_path / "a", "ar", {plural: forms})
-    second = write_catalogue(tmp_path / "b", "ja", {plural: ["訪問%(num)s件"]})
+    first = messages.write_catalogue(tmp_path / "a", "ar", {plural: forms})
+    second = messages.write_catalogue(tmp_path / "b", "ja", {plural: ["訪問%(num)s件"]})
     folders = f"{first};{second}"
     expected = {
         "ar": ["لا زيارات", "زيارة", "زيارتان", "3 زيارات", "11 زيارة", "1,000 من الزيارات"],
@@ -338,7 +329,8 @@ def test_a_percent_sign_without_variables_is_only_that() -> None:
 def test_every_language_has_every_sentence() -> None:
     source = messages.extracted()
     assert (SENTENCE,) in messages.sentences(source)
-    assert {path.name for path in words.TRANSLATIONS.iterdir()} == set(LANGUAGES)
+    folders = {path.name for path in words.TRANSLATIONS.iterdir() if path.is_dir()}
+    assert folders == set(LANGUAGES)
     wrong = [
         fault
         for language in LANGUAGES
@@ -356,6 +348,11 @@ def test_catalogues_are_compiled_as_they_are_written(language: str) -> None:
     source = messages.extracted()
     updated = messages.po_text(messages.updated(language, source))
     assert updated == messages.po_file(language).read_text(encoding="utf-8"), "run make messages"
+
+
+def test_the_template_has_every_sentence() -> None:
+    template = messages.pot_text(messages.extracted())
+    assert template == words.TEMPLATE.read_text(encoding="utf-8"), "run make messages"
 
 
 def test_arabic_has_six_forms_of_what_is_counted() -> None:
