@@ -133,6 +133,13 @@ def test_amounts_are_written_as_the_language_and_the_currency_ask(
         assert money(cents, currency) == written
 
 
+def test_the_hosts_own_amounts_and_shares_stay_as_they_are() -> None:
+    with application("en").test_request_context():
+        assert (money(1000, "jpy"), words.percent(0.034)) == ("¥1,000", "3.4%")
+        assert flask_babel.format_currency(1.5, "USD", currency_digits=False) == "$1.50"
+        assert flask_babel.format_percent(0.034) == "3%"
+
+
 @pytest.mark.parametrize("cents", [0, 7, 1000, 123_456_789, -1050])
 def test_amounts_in_english_are_the_same_with_and_without_babel(cents: int) -> None:
     # Of these Babel's releases have different signs.
