@@ -136,6 +136,9 @@ def write_catalogue(
 ) -> str:
     """Compile a host's own catalogue and return its folder, as the setting names it."""
     catalogue = Catalog(locale=locale)
+    if locale in LANGUAGES:
+        # Older Babels count in Arabic by another rule.
+        catalogue.mime_headers = [("Plural-Forms", stored(po_file(locale)).plural_forms)]
     for sentence, translation in sentences.items():
         catalogue.add(sentence, translation)
     path = folder / locale / "LC_MESSAGES" / f"{domain}.mo"
