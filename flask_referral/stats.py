@@ -22,6 +22,7 @@ from .db.models import RewardRole
 from .db.models import RewardStatus
 from .errors import is_whole_number
 from .errors import ReferralError
+from .words import gettext_noop
 
 DEFAULT_DAYS = 30
 MOST_DAYS = 366
@@ -38,7 +39,8 @@ def checked_days(value: t.Any) -> int:
     :raises ReferralError: where it is no whole number from 1 to :data:`MOST_DAYS`.
     """
     if not is_whole_number(value, 1, MOST_DAYS):
-        raise ReferralError(f"days must be a whole number from 1 to {MOST_DAYS}.")
+        sentence = gettext_noop("days must be a whole number from 1 to %(most)s.")
+        raise ReferralError(sentence, most=MOST_DAYS)
     return value
 
 

@@ -18,7 +18,7 @@ FLOORS = (
     ("web", "doctor"),
     ("payments", "rls", "upkeep"),
     ("codes", "clicks", "attribution", "conversions", "wallet", "stats", "host", "schema"),
-    ("settings", "errors", "results", "signals", "clock", "spelling", "db"),
+    ("settings", "errors", "results", "signals", "clock", "currency", "spelling", "words", "db"),
 )
 STATIONS = {"codes", "clicks", "attribution", "conversions", "wallet", "stats"}
 #: Rooms that import less than their floor would let them.
@@ -26,10 +26,12 @@ NARROW: dict[str, set[str]] = {
     **{station: {*STATIONS, *FLOORS[-1]} for station in STATIONS},
     "errors": set(),
     "clock": set(),
+    "currency": {"errors"},
     "spelling": set(),
     "signals": set(),
     "settings": {"errors"},
     "results": {"errors", "db"},
+    "words": {"errors", "clock", "currency"},
     "db": {"errors", "clock"},
 }
 

@@ -18,6 +18,8 @@ from ..errors import UnknownUser
 from ..host import identity
 from ..host.state import current_state
 from ..rls.acting import own_read
+from ..words import gettext
+from ..words import told
 from . import connections as database
 from . import deliveries as webhooks
 from . import reports
@@ -56,7 +58,7 @@ def _no_store(response: Response) -> Response:
 
 def _unknown_user(error: UnknownUser) -> Response:
     # A token, or a session, outlives the account that it was made for.
-    message = "The account of this login does not exist any more; log in with another one."
+    message = gettext("The account of this login does not exist any more; log in with another one.")
     return error_response(message, 401, ErrorCode.unknown_user)
 
 
@@ -66,7 +68,7 @@ def generate() -> ResponseReturnValue:
     refuse_cross_site(state.settings)
     user_id = identity.current_user_id(state)
     if user_id is None:
-        return error_response("Log in to get a referral code.", 401)
+        return error_response(gettext("Log in to get a referral code."), 401)
     code, _ = database.in_one_commit(
         state,
         lambda db: codes.get_or_create(db, state.models, user_id, reading=own_read(state, user_id)),
@@ -80,12 +82,12 @@ def stats() -> ResponseReturnValue:
     state = current_state()
     user_id = identity.current_user_id(state)
     if user_id is None:
-        return error_response("Log in to see your referral statistics.", 401)
+        return error_response(gettext("Log in to see your referral statistics."), 401)
     text = request.args.get("days", str(station.DEFAULT_DAYS))
     try:
         days = station.checked_days(int(text) if _NUMBER.fullmatch(text) else None)
     except ReferralError as error:
-        return error_response(str(error), 400, ErrorCode.invalid_days)
+        return error_response(told(error), 400, ErrorCode.invalid_days)
     return jsonify(reports.stats(state, user_id, days))
 
 
