@@ -97,7 +97,8 @@ def _compile_new_uuid_sqlite(element: new_uuid, compiler: t.Any, **kwargs: t.Any
 class _UserKey(sa.types.UserDefinedType[t.Any]):
     """Stands for the type of the host's user key until the table is built."""
 
-    def __init__(self, ondelete: str) -> None:
+    def __init__(self, ondelete: str | None) -> None:
+        #: None: another foreign key holds the users.
         self.ondelete = ondelete
 
 
@@ -105,7 +106,7 @@ def _id() -> Mapped[uuid.UUID]:
     return mapped_column(sa.Uuid(), server_default=new_uuid(), nullable=False)
 
 
-def _user(ondelete: str, *, nullable: bool | None = None) -> t.Any:
+def _user(ondelete: str | None, *, nullable: bool | None = None) -> t.Any:
     is_nullable = ondelete == "SET NULL" if nullable is None else nullable
     return mapped_column(_UserKey(ondelete), nullable=is_nullable)
 
@@ -223,7 +224,8 @@ class _Mixin:
             if isinstance(column.type, _UserKey):
                 ondelete = column.type.ondelete
                 column.type = key.type
-                rules.append(_foreign_key(name, column.name, key, ondelete))
+                if ondelete is not None:
+                    rules.append(_foreign_key(name, column.name, key, ondelete))
         return sa.Table(name, metadata, *items, *rules, *cls._rules(metadata))
 
 
@@ -283,6 +285,13 @@ class ReferralClickMixin(_Mixin):
     ip_hash: Mapped[str | None] = _text(nullable=True)
     #: UTC; when the visitor signed up
     bound_at: Mapped[dt.datetime | None] = _moment()
+    #: what the link was tagged with, at most 64 characters each
+    utm_source: Mapped[str | None] = _text(nullable=True)
+    utm_medium: Mapped[str | None] = _text(nullable=True)
+    utm_campaign: Mapped[str | None] = _text(nullable=True)
+    #: what statistics count it under: ``utm_source``, else the referring site; None: it came
+    #: directly, or before this column; ``code``: a code was typed, there was no visit
+    source: Mapped[str | None] = _text(nullable=True)
 
     @classmethod
     def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
@@ -309,6 +318,17 @@ class ReferralClickMixin(_Mixin):
         bound = _where("referred_user_id IS NOT NULL")
         yield _index("idx_referral_clicks_bound_unique", "referred_user_id", unique=True, **bound)
         yield _index("idx_referral_clicks_signups", "referrer_user_id", "clicked_at", **bound)
+        # Statistics by source read these alone; what came directly is in neither.
+        yield _index(
+            "idx_referral_clicks_sources",
+            *("referrer_user_id", "clicked_at", "source"),
+            **_where("source IS NOT NULL"),
+        )
+        yield _index(
+            "idx_referral_clicks_signup_sources",
+            *("referrer_user_id", "source"),
+            **_where("referred_user_id IS NOT NULL AND source IS NOT NULL"),
+        )
 
 
 class ReferralConversionMixin(_Mixin):
@@ -380,6 +400,8 @@ class ReferralRewardMixin(_Mixin):
     created_at: Mapped[dt.datetime] = _moment(default=True)
     #: the policy's own label
     campaign: Mapped[str | None] = _text(nullable=True)
+    #: that of the click which the buyer was bound by
+    source: Mapped[str | None] = _text(nullable=True)
 
     @classmethod
     def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
@@ -468,6 +490,37 @@ class ReferralDailyMixin(_Mixin):
         yield _index("idx_referral_daily_day", "day")
 
 
+class ReferralDailySourceMixin(_Mixin):
+    """Of the clicks in ``referral_daily`` those of a source or a campaign.
+
+    Table ``referral_daily_sources``. What is missing to the day's clicks came directly, and from
+    no campaign.
+    """
+
+    __tablename__ = "referral_daily_sources"
+    _key = ("referrer_user_id", "day", "source", "campaign")
+
+    referrer_user_id: Mapped[t.Any] = _user(None, nullable=False)
+    #: UTC
+    day: Mapped[dt.date] = mapped_column(sa.Date(), nullable=False)
+    #: the clicks'; empty: none
+    source: Mapped[str] = _text()
+    #: the clicks' ``utm_campaign``; empty: none
+    campaign: Mapped[str] = _text()
+    clicks: Mapped[int] = mapped_column(sa.Integer(), nullable=False)
+
+    @classmethod
+    def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
+        day = ("referrer_user_id", "day")
+        # A day's sums go with the day's sum.
+        yield sa.ForeignKeyConstraint(
+            day,
+            [_column(metadata, ReferralDailyMixin, name) for name in day],
+            name=conv("referral_daily_sources_day_fkey"),
+            ondelete="CASCADE",
+        )
+
+
 class ReferralIssuedCodeMixin(_Mixin):
     """A code that was given to somebody, and is never given again (``referral_issued_codes``).
 
@@ -500,6 +553,7 @@ class Models:
     ReferralReward: type[ReferralRewardMixin]
     ReferralEvent: type[ReferralEventMixin]
     ReferralDaily: type[ReferralDailyMixin]
+    ReferralDailySource: type[ReferralDailySourceMixin]
     ReferralIssuedCode: type[ReferralIssuedCodeMixin]
     #: The key of the host's user table.
     user_key: sa.Column[t.Any]
@@ -535,6 +589,7 @@ class Models:
             self.ReferralReward,
             self.ReferralEvent,
             self.ReferralDaily,
+            self.ReferralDailySource,
             self.ReferralIssuedCode,
         )
 
@@ -667,6 +722,7 @@ def build_models(db: SQLAlchemy, user_model: t.Any) -> Models:
         ReferralReward=build("ReferralReward", ReferralRewardMixin),
         ReferralEvent=build("ReferralEvent", ReferralEventMixin),
         ReferralDaily=build("ReferralDaily", ReferralDailyMixin),
+        ReferralDailySource=build("ReferralDailySource", ReferralDailySourceMixin),
         ReferralIssuedCode=build("ReferralIssuedCode", ReferralIssuedCodeMixin),
         user_key=key,
         version_table=_version(metadata),
