@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
-from urllib.parse import urlsplit
 
 from .spelling import UNSEEN
 
@@ -19,6 +19,7 @@ OTHER = "other"
 RESERVED = frozenset((CODE, OTHER))
 #: More than this of a text is not looked at.
 _LONGEST_INPUT = 2048
+_SITE = re.compile(r"[^/]*//(?:www\.)?(\[[^\]/]*\]|[^/:]*)")
 
 
 class Tags(t.NamedTuple):
@@ -60,8 +61,6 @@ def of_visit(tagged: Tags, referrer_url: str | None) -> str | None:
     """
     if tagged.source is not None and tagged.source not in RESERVED:
         return tagged.source
-    site = None if referrer_url is None else urlsplit(referrer_url).hostname
-    if site is None:
-        return None
-    found = clean(site.removeprefix("www."), SITE_LENGTH, is_folded=True)
+    site = None if referrer_url is None else _SITE.match(referrer_url)
+    found = clean(site[1], SITE_LENGTH, is_folded=True) if site is not None else None
     return None if found in RESERVED else found

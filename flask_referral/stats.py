@@ -131,7 +131,7 @@ def _listed(
     """
     named = _sum(of.values())
     nameless = tuple(totals[name] - sum for name, sum in zip(_SHOWN, named, strict=True))
-    found = [*of.items(), *([(None, nameless)] if any(nameless) else [])]
+    found = [item for item in (*of.items(), (None, nameless)) if any(item[1])]
     found.sort(key=lambda item: ([-figure for figure in item[1]], item[0] or ""))
     if rest := found[MOST_SOURCES:]:
         found[MOST_SOURCES:] = [(sources.OTHER, _sum(figures for _, figures in rest))]

@@ -112,7 +112,7 @@ def _summing(models: Models, dialect: str, day: dt.date) -> list[t.Any]:
     source, campaign = (
         sa.func.coalesce(column, sql.word("")) for column in (click.source, click.utm_campaign)
     )
-    counted = (
+    counting = (
         sa.select(
             click.referrer_user_id,
             sa.literal(day, sa.Date()).label("day"),
@@ -125,8 +125,10 @@ def _summing(models: Models, dialect: str, day: dt.date) -> list[t.Any]:
             at < days.begin(day + dt.timedelta(days=1), dialect),
         )
         .group_by(click.referrer_user_id, source, campaign)
-        .cte("counted")
     )
+    # Of what begins with WITH, Python's driver for SQLite does not say how many rows it wrote.
+    is_sqlite = dialect == "sqlite"
+    counted = counting.subquery("counted") if is_sqlite else counting.cte("counted")
     # In the order of the keys, so that two runs wait for one another in the same order.
     sums = (
         sa.select(
@@ -147,7 +149,7 @@ def _summing(models: Models, dialect: str, day: dt.date) -> list[t.Any]:
     )
     write_parts = sql.insert(dialect, by_source)
     names = list(counted.c.keys())
-    if dialect == "sqlite":
+    if is_sqlite:
         is_known = sa.exists().where(
             daily.c.referrer_user_id == counted.c.referrer_user_id, daily.c.day == counted.c.day
         )
