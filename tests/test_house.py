@@ -18,7 +18,7 @@ FLOORS = (
     ("web", "doctor"),
     ("payments", "rls", "upkeep"),
     ("codes", "clicks", "attribution", "conversions", "wallet", "stats", "host", "schema"),
-    ("settings", "errors", "results", "signals", "clock", "spelling", "db"),
+    ("settings", "errors", "results", "signals", "clock", "spelling", "sources", "db"),
 )
 STATIONS = {"codes", "clicks", "attribution", "conversions", "wallet", "stats"}
 #: Rooms that import less than their floor would let them.
@@ -27,6 +27,7 @@ NARROW: dict[str, set[str]] = {
     "errors": set(),
     "clock": set(),
     "spelling": set(),
+    "sources": {"spelling"},
     "signals": set(),
     "settings": {"errors"},
     "results": {"errors", "db"},

@@ -23,8 +23,8 @@ from .history import Referrer
 from .hosts import Host
 from .visiting import add_referrer
 from .visiting import browser
-from .visiting import Clock
 from .visiting import clicks
+from .visiting import Clock
 
 DAY = dt.timedelta(days=1)
 

@@ -97,8 +97,7 @@ def _compile_new_uuid_sqlite(element: new_uuid, compiler: t.Any, **kwargs: t.Any
 class _UserKey(sa.types.UserDefinedType[t.Any]):
     """Stands for the type of the host's user key until the table is built."""
 
-    def __init__(self, ondelete: str | None) -> None:
-        #: None: another foreign key holds the users.
+    def __init__(self, ondelete: str) -> None:
         self.ondelete = ondelete
 
 
@@ -106,7 +105,7 @@ def _id() -> Mapped[uuid.UUID]:
     return mapped_column(sa.Uuid(), server_default=new_uuid(), nullable=False)
 
 
-def _user(ondelete: str | None, *, nullable: bool | None = None) -> t.Any:
+def _user(ondelete: str, *, nullable: bool | None = None) -> t.Any:
     is_nullable = ondelete == "SET NULL" if nullable is None else nullable
     return mapped_column(_UserKey(ondelete), nullable=is_nullable)
 
@@ -224,8 +223,7 @@ class _Mixin:
             if isinstance(column.type, _UserKey):
                 ondelete = column.type.ondelete
                 column.type = key.type
-                if ondelete is not None:
-                    rules.append(_foreign_key(name, column.name, key, ondelete))
+                rules.append(_foreign_key(name, column.name, key, ondelete))
         return sa.Table(name, metadata, *items, *rules, *cls._rules(metadata))
 
 
@@ -500,7 +498,7 @@ class ReferralDailySourceMixin(_Mixin):
     __tablename__ = "referral_daily_sources"
     _key = ("referrer_user_id", "day", "source", "campaign")
 
-    referrer_user_id: Mapped[t.Any] = _user(None, nullable=False)
+    referrer_user_id: Mapped[t.Any] = _user("CASCADE")
     #: UTC
     day: Mapped[dt.date] = mapped_column(sa.Date(), nullable=False)
     #: the clicks'; empty: none
@@ -508,17 +506,6 @@ class ReferralDailySourceMixin(_Mixin):
     #: the clicks' ``utm_campaign``; empty: none
     campaign: Mapped[str] = _text()
     clicks: Mapped[int] = mapped_column(sa.Integer(), nullable=False)
-
-    @classmethod
-    def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
-        day = ("referrer_user_id", "day")
-        # A day's sums go with the day's sum.
-        yield sa.ForeignKeyConstraint(
-            day,
-            [_column(metadata, ReferralDailyMixin, name) for name in day],
-            name=conv("referral_daily_sources_day_fkey"),
-            ondelete="CASCADE",
-        )
 
 
 class ReferralIssuedCodeMixin(_Mixin):

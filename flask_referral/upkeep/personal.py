@@ -190,7 +190,7 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     :raises UnknownUser: where there is no such user and nothing was left of one.
     """
     click = models.ReferralClick.__table__
-    daily = models.ReferralDaily.__table__
+    summed = (models.ReferralDailySource.__table__, models.ReferralDaily.__table__)
     is_own = click.c.referred_user_id == user_id
     through_code = click.c.referrer_user_id == user_id
 
@@ -206,9 +206,10 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     # Those too that came before the code was locked; a new one waits, and finds no code then.
     clicks += delete_clicks(through_code)
     done = "none" if code is None else _retire(connection, models, code, now)
-    sums = qualified.execute(
-        connection, sa.delete(daily).where(daily.c.referrer_user_id == user_id)
-    ).rowcount
+    sums = 0
+    for table in summed:
+        gone = sa.delete(table).where(table.c.referrer_user_id == user_id)
+        sums += qualified.execute(connection, gone).rowcount
     own_clicks = purge.clear(connection, models, is_own, sa.true(), (*purge.PERSONAL, *purge.TAGS))
     if not (clicks or sums or own_clicks or code or forgotten):
         codes.require_user(connection, models, user_id)

@@ -77,11 +77,9 @@ def _sum_up(connection: sa.Connection, models: Models, day: dt.date) -> int:
     if connection.dialect.name == "sqlite":
         # One writer at a time: nobody is deleted meanwhile.
         sql.begin_writing(connection)
-        # The sources' sums first, which the day's are asked about; it ends with the transaction.
-        connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
-        sources, referrers = _summing(models, "sqlite", day)
-        qualified.execute(connection, sources)
-        return qualified.execute(connection, referrers).rowcount
+        by_source, by_referrer = _summing(models, "sqlite", day)
+        qualified.execute(connection, by_source)
+        return qualified.execute(connection, by_referrer).rowcount
     (statement,) = _summing(models, connection.dialect.name, day)
     failures = 0
     while True:

@@ -71,8 +71,9 @@ def downgrade() -> None:
 
 
 def _locked() -> list[sa.Table]:
-    names = (CLICKS, REWARDS, DAILY)
-    return [sa.Table(name, sa.MetaData(), schema=frozen.schema()) for name in names]
+    # The users too: the new table refers to them.
+    ours = [sa.Table(name, sa.MetaData(), schema=frozen.schema()) for name in (CLICKS, REWARDS)]
+    return [*ours, frozen.user_key().table]
 
 
 def _upgrade() -> None:
@@ -147,24 +148,23 @@ def _check(table: str, column: str, length: int) -> str:
 
 
 def _create_sources() -> None:
-    schema = frozen.schema()
-    key = ("referrer_user_id", "day")
-    daily = sa.Table(DAILY, sa.MetaData(), *(sa.Column(name) for name in key), schema=schema)
+    user_key = frozen.user_key()
+    key = ("referrer_user_id", "day", "source", "campaign")
     op.create_table(
         SOURCES,
-        sa.Column("referrer_user_id", frozen.user_key().type, nullable=False),
+        sa.Column("referrer_user_id", user_key.type, nullable=False),
         sa.Column("day", sa.Date(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("campaign", sa.Text(), nullable=False),
         sa.Column("clicks", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint(*key, "source", "campaign", name=op.f(f"{SOURCES}_pkey")),
+        sa.PrimaryKeyConstraint(*key, name=op.f(f"{SOURCES}_pkey")),
         sa.ForeignKeyConstraint(
-            key,
-            [daily.c[name] for name in key],
-            name=op.f(f"{SOURCES}_day_fkey"),
+            ["referrer_user_id"],
+            [user_key],
+            name=op.f(f"{SOURCES}_referrer_user_id_fkey"),
             ondelete="CASCADE",
         ),
-        schema=schema,
+        schema=frozen.schema(),
     )
 
 
