@@ -8,6 +8,7 @@ from .db.models import ReferralClickMixin
 from .db.models import ReferralCodeMixin
 from .db.models import ReferralConversionMixin
 from .db.models import ReferralDailyMixin
+from .db.models import ReferralDailySourceMixin
 from .db.models import ReferralEventMixin
 from .db.models import ReferralIssuedCodeMixin
 from .errors import ConfigurationError
@@ -42,6 +43,7 @@ __all__ = [
     "ReferralCodeMixin",
     "ReferralConversionMixin",
     "ReferralDailyMixin",
+    "ReferralDailySourceMixin",
     "ReferralError",
     "ReferralEventMixin",
     "ReferralIssuedCodeMixin",

@@ -243,6 +243,26 @@ class StatsDay:
 
 
 @dataclasses.dataclass(frozen=True)
+class StatsSource:
+    """What came from one source, of all time.
+
+    :param source: the ``utm_source`` of the visits, else the site that led here; None: they came
+        directly, or before sources were kept; ``code``: a code was typed, there was no visit;
+        ``other``: all sources that are not listed.
+    :param clicks: its clicks.
+    :param signups: the users who signed up through them.
+    :param conversions: the purchases of these users that qualified.
+    :param earned_cents: bonuses that their payments earned, before reversals.
+    """
+
+    source: str | None
+    clicks: int
+    signups: int
+    conversions: int
+    earned_cents: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Stats(Result):
     """The answer of :meth:`flask_referral.Referral.stats`.
 
@@ -250,6 +270,7 @@ class Stats(Result):
     :param link: its share link, or None.
     :param days: how many days ``daily`` has.
     :param daily: one entry for each day, oldest first; the last is today (UTC).
+    :param sources: where all that came from, most clicks first; their sums are the totals.
     """
 
     code: str | None
@@ -257,6 +278,7 @@ class Stats(Result):
     days: int
     totals: StatsTotals
     daily: tuple[StatsDay, ...]
+    sources: tuple[StatsSource, ...]
 
     @classmethod
     def of(cls, answer: t.Mapping[str, t.Any]) -> Stats:
@@ -265,9 +287,16 @@ class Stats(Result):
             StatsDay(**{**day, "date": dt.date.fromisoformat(day["date"])})
             for day in answer["daily"]
         )
-        return cls(**{**answer, "totals": StatsTotals(**answer["totals"]), "daily": daily})
+        sources = tuple(StatsSource(**source) for source in answer["sources"])
+        totals = StatsTotals(**answer["totals"])
+        return cls(**{**answer, "totals": totals, "daily": daily, "sources": sources})
 
     def to_dict(self) -> dict[str, t.Any]:
         """Return what ``GET /api/referral/stats`` answers, ready for JSON."""
         daily = [vars(day) | {"date": day.date.isoformat()} for day in self.daily]
-        return vars(self) | {"totals": dict(vars(self.totals)), "daily": daily}
+        sources = [dict(vars(source)) for source in self.sources]
+        return vars(self) | {
+            "totals": dict(vars(self.totals)),
+            "daily": daily,
+            "sources": sources,
+        }

@@ -197,7 +197,10 @@ def fill(world: World) -> None:
             click = sa.insert(models.ReferralClick)
             connection.execute(click.values(referral_code=code, referrer_user_id=owner))
             daily = sa.insert(models.ReferralDaily)
-            connection.execute(daily.values(referrer_user_id=owner, day=dt.date.min, clicks=1))
+            day = {"referrer_user_id": owner, "day": dt.date.min, "clicks": 1}
+            connection.execute(daily.values(day))
+            by_source = sa.insert(models.ReferralDailySource)
+            connection.execute(by_source.values(**day, source="x", campaign=""))
         # Each of the two was referred by the other.
         for referrer, referred in (world.ids[:2], world.ids[1::-1]):
             id_ = uuid.uuid4()

@@ -18,7 +18,10 @@ FLOORS = (
     ("web", "doctor"),
     ("payments", "rls", "upkeep"),
     ("codes", "clicks", "attribution", "conversions", "wallet", "stats", "host", "schema"),
-    ("settings", "errors", "results", "signals", "clock", "currency", "spelling", "words", "db"),
+    (
+        *("settings", "errors", "results", "signals", "clock", "currency", "spelling", "sources"),
+        *("words", "db"),
+    ),
 )
 STATIONS = {"codes", "clicks", "attribution", "conversions", "wallet", "stats"}
 #: Rooms that import less than their floor would let them.
@@ -28,6 +31,7 @@ NARROW: dict[str, set[str]] = {
     "clock": set(),
     "currency": {"errors"},
     "spelling": set(),
+    "sources": {"spelling"},
     "signals": set(),
     "settings": {"errors"},
     "results": {"errors", "db"},

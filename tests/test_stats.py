@@ -343,6 +343,15 @@ class TestApi:
                     "earned_cents": 1000,
                 }
             ],
+            "sources": [
+                {
+                    "source": None,
+                    "clicks": 1,
+                    "signups": 1,
+                    "conversions": 1,
+                    "earned_cents": 1000,
+                }
+            ],
         }
 
     def test_the_default_is_thirty_days(self, make_sqlite: MakeHost) -> None:

@@ -250,6 +250,7 @@ def _rows(
         credited_at=now if is_paid else None,
         created_at=now,
         campaign=reward.campaign,
+        source=look.source,
     )
     if not reward.referred_cents:
         return [row]

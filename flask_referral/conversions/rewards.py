@@ -70,6 +70,7 @@ class Row:
     credited_at: dt.datetime | None
     created_at: dt.datetime
     campaign: str | None
+    source: str | None
 
     @property
     def is_paid(self) -> bool:

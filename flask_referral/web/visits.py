@@ -122,6 +122,7 @@ def _visit(code: str, visitor_id: t.Any = None) -> Visit:
         user_agent=clicks.clean_text(headers.get("User-Agent"), clicks.USER_AGENT_LENGTH),
         referrer_url=clicks.clean_referrer(headers.get("Referer"), request.host),
         visitor_id=visitor_id,
+        tags=query.tags(),
     )
 
 
