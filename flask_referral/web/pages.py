@@ -128,20 +128,21 @@ def _log_in() -> ResponseReturnValue:
 
 
 def _answer(body: str | bytes) -> Response:
-    response = _page_class(current_app.response_class)(body)
+    hosts_class: t.Any = current_app.response_class
+    response: Response = _page_class(hosts_class)(body)
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
 @functools.cache
-def _page_class(base: type[Response]) -> type[Response]:
+def _page_class(base: t.Any) -> t.Any:
     """Return the host's class of responses, with frames of other sites forbidden at the last.
 
     That is when all of the host's ``after_request`` functions have said what they have to say of
     the headers, in whatever order they were registered.
     """
 
-    class Page(base):  # type: ignore[valid-type,misc]
+    class Page(base):  # type: ignore[misc]
         def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
             headers: Headers = super().get_wsgi_headers(environ)
             policies = headers.getlist("Content-Security-Policy")

@@ -22,12 +22,18 @@ from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.routing import BuildError
 
 from .. import chart
+from .. import referrals as people
+from .. import wallet
 from .. import words
+from ..errors import ReferralError
 from ..errors import UnknownUser
 from ..host import identity
 from ..host.state import current_state
+from ..results import Invitation
+from ..results import LeaderboardEntry
 from ..results import Stats
 from . import reports
+from . import sign_ups
 from .errors import is_the_hosts
 
 if t.TYPE_CHECKING:
@@ -47,10 +53,15 @@ def create_blueprint() -> Blueprint:
     blueprint = Blueprint("referral_templates", __name__, template_folder="../templates")
 
     def set_up(setup: BlueprintSetupState) -> None:
-        setup.app.jinja_env.globals[GLOBAL] = TemplateGlobal()  # type: ignore[attr-defined]
+        setup.app.jinja_env.globals[GLOBAL] = TemplateGlobal()
 
     blueprint.record_once(set_up)
     return blueprint
+
+
+def tagged(link: str, source: str) -> str:
+    """Return a share link whose visits are counted as of a source."""
+    return f"{link}{'&' if '?' in link else '?'}utm_source={source}"
 
 
 class TemplateGlobal:
@@ -62,6 +73,7 @@ class TemplateGlobal:
     date = staticmethod(words.date)
     locale = staticmethod(words.locale)
     direction = staticmethod(words.direction)
+    tagged = staticmethod(tagged)
     periods = PERIODS
 
     @property
@@ -95,10 +107,6 @@ class Shown:
         self._stats: dict[int, Stats | None] = {}
         #: Which of the assets the page has already.
         self.linked: set[str] = set()
-        #: Why what the user chose as a code was refused, for the field.
-        self.code_error: str | None = None
-        #: What was chosen.
-        self.chosen = ""
 
     @functools.cached_property
     def user_id(self) -> t.Any:
@@ -146,6 +154,42 @@ class Shown:
             return None
         return chart.draw(stats.daily, is_mirrored=words.direction() == "rtl")
 
+    def referrals(self, limit: int) -> people.Page | None:
+        """Return a page of whom the user brought; None for a visitor.
+
+        The page is the one that ``?before=`` names; the first where that names none.
+        """
+        if self.user_id is None:
+            return None
+        known = next(filter(None, self._stats.values()), None)
+        if known is not None and not known.totals.signups:
+            # Read already: there is nobody.
+            return people.Page([], [], None)
+        before = request.args.get("before")
+        try:
+            people.checked_cursor(before)
+        except ReferralError:
+            before = None
+        try:
+            return reports.referrals(self._state, self.user_id, limit, before)
+        except UnknownUser:
+            return None
+
+    def wallet(self, limit: int) -> list[wallet.Shown]:
+        """Return the program's newest rows in the user's wallet; none for a visitor."""
+        if self.user_id is None:
+            return []
+        return reports.wallet_rows(self._state, self.user_id, limit)
+
+    def leaderboard(self, days: int | None, limit: int) -> list[LeaderboardEntry]:
+        """Return the best referrers; none for a visitor."""
+        return [] if self.user_id is None else reports.leaderboard(self._state, days, limit)
+
+    @functools.cached_property
+    def invitation(self) -> Invitation | None:
+        """Who invited this visitor."""
+        return sign_ups.invitation(self._state)
+
     def offer(self) -> str:
         """Return the offer in one sentence, as far as the settings tell it."""
         settings = self._state.settings
@@ -174,8 +218,6 @@ class Shown:
         self.linked.add(name)
         return is_wanted
 
-    tagged = staticmethod(lambda link, source: tagged(link, source))
-
     def share_links(self, link: str, message: str) -> list[tuple[str, str, str]]:
         """Return name, label and address of each place to share a link at.
 
@@ -183,9 +225,7 @@ class Shown:
         """
         text, subject = message.strip(), words.gettext("An invitation for you")
 
-        def to(source: str) -> str:
-            return tagged(link, source)
-
+        to = functools.partial(tagged, link)
         mail = f"mailto:?subject={quote(subject)}&body={quote(f'{text} ' + to('email'))}"
         in_text = f"{text} {to('whatsapp')}"
         in_post = {"text": text, "url": to("x")}
@@ -215,11 +255,6 @@ def shown(state: State) -> Shown:
     return kept
 
 
-def tagged(link: str, source: str) -> str:
-    """Return a share link whose visits are counted as of a source."""
-    return f"{link}{'&' if '?' in link else '?'}utm_source={source}"
-
-
 @functools.cache
 def version(name: str) -> str:
     """Return what changes in an asset's address when the asset does."""
@@ -232,7 +267,7 @@ def has_segno() -> bool:
     return importlib.util.find_spec("segno") is not None
 
 
-def _address(endpoint: str, **values: str) -> str | None:
+def _address(endpoint: str, **values: t.Any) -> str | None:
     try:
         return url_for(endpoint, **values)
     except (BuildError, RuntimeError):
