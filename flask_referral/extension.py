@@ -67,8 +67,10 @@ from .settings import Settings
 from .web import api
 from .web import auto
 from .web import links
+from .web import pages
 from .web import reports
 from .web import sign_ups
+from .web import widgets
 
 IdentityLoaderT = t.TypeVar("IdentityLoaderT", bound=IdentityLoader)
 DisplayNameLoaderT = t.TypeVar("DisplayNameLoaderT", bound=DisplayNameLoader)
@@ -119,6 +121,8 @@ class Referral:
         self.blueprint: Blueprint = api.create_blueprint()
         #: Share links, mounted at ``REFERRAL_LINK_PREFIX``, and ``?ref=`` on any page.
         self.links: Blueprint = links.create_blueprint()
+        #: The referrer's page, mounted at ``REFERRAL_PAGE_PREFIX``.
+        self.pages: Blueprint = pages.create_blueprint()
         if app is not None:
             self.init_app(app)
 
@@ -187,9 +191,12 @@ class Referral:
         json.teach(app.json)
         app.extensions[EXTENSION_KEY] = self
         app.cli.add_command(cli.referral)
+        # Templates and no routes: the host's own pages have the widgets in any case.
+        app.register_blueprint(widgets.create_blueprint())
         if self._register_blueprint if register_blueprint is None else register_blueprint:
             app.register_blueprint(self.blueprint, url_prefix=settings.url_prefix)
             app.register_blueprint(self.links, url_prefix=settings.link_prefix)
+            app.register_blueprint(self.pages, url_prefix=settings.page_prefix)
 
     @property
     def state(self) -> State:
