@@ -1,23 +1,40 @@
-// Asks the JSON API for the code, then loads the page that shows it with its link.
-// Without script the browser posts the form itself.
+// Asks the JSON API for the code and shows it with its link at once, and copies either.
+// Without script the browser posts the form itself, and the link can be copied by hand.
+const said = document.getElementById("said");
+const share = document.getElementById("share");
 const form = document.getElementById("code-form");
-const output = document.getElementById("code");
-const button = form.querySelector("button");
 
-form.addEventListener("submit", async (event) => {
+share.addEventListener("click", async (event) => {
+  const name = event.target.dataset.copy;
+  if (!name) return;
+  try {
+    await navigator.clipboard.writeText(document.getElementById(name).textContent);
+    said.textContent = name === "link" ? "Link copied." : "Code copied.";
+  } catch {
+    said.textContent = "The browser did not allow it; copy it by hand.";
+  }
+});
+
+form?.addEventListener("submit", async (event) => {
   event.preventDefault();
-  button.disabled = true;
   try {
     const answer = await fetch(form.dataset.api, {
       method: "POST",
       headers: { "X-CSRFToken": form.elements.csrf_token.value },
     });
     const body = await answer.json();
-    output.textContent = answer.ok ? body.code : body.error;
-    if (answer.ok) location.reload();
+    if (!answer.ok) {
+      said.textContent = body.error;
+      return;
+    }
+    const link = document.getElementById("link");
+    document.getElementById("code").textContent = body.code;
+    link.href = link.textContent = form.dataset.links + body.code;
+    share.hidden = false;
+    form.hidden = true;
+    said.textContent = "Here is your code and your link.";
+    share.querySelector("button").focus();
   } catch {
-    output.textContent = "The server did not answer; try again.";
-  } finally {
-    button.disabled = false;
+    said.textContent = "The server did not answer; try again.";
   }
 });
