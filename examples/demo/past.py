@@ -20,8 +20,8 @@ from flask.testing import FlaskClient
 
 from flask_referral import clock
 from flask_referral.testing import referral_visit
-from flask_referral.testing import travel
 from flask_referral.testing import Travel
+from flask_referral.testing import travel
 
 from . import deploy
 from . import orders
@@ -102,14 +102,48 @@ LIVES = (
 )
 
 #: Customers of Larkmail are newsletters.
-NEWSLETTERS = (
-    "Slow Trains|Night Garden|Paper Boats|The Long Table|Small Engines|North Window|Loose Leaf|"
-    "Field Notes at Five|The Quiet Atlas|Second Breakfast|Old Maps|Salt and Pine|City of Bees|"
-    "The Repair Shop|Plain Type|Rain Delay|Letters on Looms|Kite Season|The Sunday Loaf|"
-    "Open Water|Marginalia|Low Tide|Corner Shop Stories|The Spare Key|Warm Static|Tin Roof|"
-    "Common Birds|Bridge and Bank|Hand Signals|The Evening Shift|Blue Hour|Ferry Times|Moss|"
-    "The Last Row|Granite|Clockwise|Early Peas|Postcards Home|Lantern Club|New Ink"
-).split("|")
+NEWSLETTERS = [
+    "Slow Trains",
+    "Night Garden",
+    "Paper Boats",
+    "The Long Table",
+    "Small Engines",
+    "North Window",
+    "Loose Leaf",
+    "Field Notes at Five",
+    "The Quiet Atlas",
+    "Second Breakfast",
+    "Old Maps",
+    "Salt and Pine",
+    "City of Bees",
+    "The Repair Shop",
+    "Plain Type",
+    "Rain Delay",
+    "Letters on Looms",
+    "Kite Season",
+    "The Sunday Loaf",
+    "Open Water",
+    "Marginalia",
+    "Low Tide",
+    "Corner Shop Stories",
+    "The Spare Key",
+    "Warm Static",
+    "Tin Roof",
+    "Common Birds",
+    "Bridge and Bank",
+    "Hand Signals",
+    "The Evening Shift",
+    "Blue Hour",
+    "Ferry Times",
+    "Moss",
+    "The Last Row",
+    "Granite",
+    "Clockwise",
+    "Early Peas",
+    "Postcards Home",
+    "Lantern Club",
+    "New Ink",
+]
 REFERRERS = ("The Bread Letter", "Harbour Weekly")
 LAST = NEWSLETTERS[len(LIVES) - 1]
 
