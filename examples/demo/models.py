@@ -92,9 +92,7 @@ class Payment(db.Model):  # type: ignore[name-defined,misc]
         sa.ForeignKey(Purchase.id, ondelete="CASCADE"), index=True
     )
     #: The payment provider's name for it.
-    payment_id: Mapped[str] = mapped_column(
-        unique=True, default=lambda: f"pay_{uuid.uuid4().hex}"
-    )
+    payment_id: Mapped[str] = mapped_column(unique=True, default=lambda: f"pay_{uuid.uuid4().hex}")
     amount_cents: Mapped[int]
     refunded_cents: Mapped[int] = mapped_column(server_default="0")
     #: None, ``open`` or ``won``

@@ -33,9 +33,7 @@ def _figures() -> dict[str, int]:
     left = sa.func.coalesce(sa.func.sum(reward.cents - reward.reversed_cents), 0)
     return {
         "referred": db.session.scalar(sa.select(sa.func.count(click.referred_user_id))) or 0,
-        "paying": db.session.scalar(
-            sa.select(sa.func.count(referral.models.ReferralConversion.id))
-        )
+        "paying": db.session.scalar(sa.select(sa.func.count(referral.models.ReferralConversion.id)))
         or 0,
         "paid_cents": db.session.scalar(
             sa.select(left).where(reward.status.in_(("credited", "reversed")))
