@@ -160,7 +160,7 @@ def _figures(models: Models, dialect: str) -> sa.Select[t.Any]:
     begin = sa.bindparam("begin", type_=days.type_of(dialect))
     clicked_at = days.column(click.clicked_at, dialect)
     clicked_on = days.date_of(click.clicked_at, dialect)
-    of_user, signed_up = click.referrer_user_id == user, click.referred_user_id.is_not(None)
+    of_user, signed_up = click.referrer_user_id == user, click.bound_at.is_not(None)
     last_closed = sa.select(sa.func.max(daily.day)).where(daily.referrer_user_id == user)
     opened = days.after(last_closed.scalar_subquery(), dialect)
     # Of a range that ends somewhere PostgreSQL expects a two-hundredth of the rows, of one that

@@ -17,13 +17,19 @@ FLOORS = (
     ("cli",),
     ("web", "doctor"),
     ("payments", "rls", "upkeep"),
-    ("codes", "clicks", "attribution", "conversions", "wallet", "stats", "host", "schema"),
+    (
+        *("codes", "clicks", "attribution", "conversions", "wallet"),
+        *("stats", "referrals", "leaderboard", "host", "schema"),
+    ),
     (
         *("settings", "errors", "results", "signals", "clock", "currency", "spelling", "sources"),
         *("words", "db"),
     ),
 )
-STATIONS = {"codes", "clicks", "attribution", "conversions", "wallet", "stats"}
+STATIONS = {
+    *("codes", "clicks", "attribution", "conversions", "wallet"),
+    *("stats", "referrals", "leaderboard"),
+}
 #: Rooms that import less than their floor would let them.
 NARROW: dict[str, set[str]] = {
     **{station: {*STATIONS, *FLOORS[-1]} for station in STATIONS},

@@ -71,6 +71,7 @@ class Row:
     created_at: dt.datetime
     campaign: str | None
     source: str | None
+    click_id: uuid.UUID | None
 
     @property
     def is_paid(self) -> bool:

@@ -12,6 +12,7 @@ from flask.typing import ResponseReturnValue
 
 from .. import clicks
 from .. import codes
+from .. import referrals as people
 from .. import stats as station
 from ..errors import ReferralError
 from ..errors import UnknownUser
@@ -42,6 +43,7 @@ def create_blueprint() -> Blueprint:
     blueprint.after_request(_no_store)
     blueprint.post("/generate")(generate)
     blueprint.get("/stats")(stats)
+    blueprint.get("/referrals")(referrals)
     # A pasted link has slashes; of the two kinds of variables only the other takes line breaks.
     blueprint.get("/codes/<code>")(check_code)
     blueprint.get("/codes/<path:code>")(check_code)
@@ -89,6 +91,26 @@ def stats() -> ResponseReturnValue:
     except ReferralError as error:
         return error_response(told(error), 400, ErrorCode.invalid_days)
     return jsonify(reports.stats(state, user_id, days))
+
+
+def referrals() -> ResponseReturnValue:
+    """Answer with whom the current user brought, newest first."""
+    state = current_state()
+    user_id = identity.current_user_id(state)
+    if user_id is None:
+        return error_response(gettext("Log in to see your referrals."), 401)
+    text = request.args.get("limit", str(people.DEFAULT_LIMIT))
+    before = request.args.get("before")
+    try:
+        limit = people.checked_limit(int(text) if _NUMBER.fullmatch(text) else None)
+    except ReferralError as error:
+        return error_response(told(error), 400, ErrorCode.invalid_limit)
+    try:
+        people.checked_cursor(before)
+    except ReferralError as error:
+        return error_response(told(error), 400, ErrorCode.invalid_cursor)
+    page = reports.referrals(state, user_id, limit, before)
+    return jsonify(referrals=page.entries, next=page.next)
 
 
 def check_code(code: str) -> ResponseReturnValue:
