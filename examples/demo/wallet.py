@@ -64,7 +64,8 @@ def coming_to(user: User) -> list[Line]:
     """Return what a user has earned and does not have yet, the next due first."""
     reward = referral.models.ReferralReward
     waiting = _rewards(user).where(reward.status.in_(("pending", "held")))
-    rows = db.session.scalars(waiting.order_by(reward.available_at)).all()
+    is_due = sa.case((reward.status == "pending", reward.available_at))
+    rows = db.session.scalars(waiting.order_by(is_due.nulls_last(), reward.created_at)).all()
     names = _names(rows)
     lines = []
     for row in rows:

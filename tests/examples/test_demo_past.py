@@ -1,0 +1,113 @@
+"""The past that ``make demo`` starts with."""
+
+from __future__ import annotations
+
+import collections
+import datetime as dt
+import typing as t
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+
+from examples.demo import create_app
+from examples.demo import deploy
+from examples.demo import past
+from examples.demo.extensions import referral
+from examples.demo.models import db
+from examples.demo.models import User
+from examples.demo.models import WalletTransaction
+
+
+@pytest.fixture
+def app(postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Iterator[Flask]:
+    monkeypatch.setenv("DEMO_INSTANCE", str(tmp_path))
+    app = create_app(SQLALCHEMY_DATABASE_URI=postgresql_url)
+    with app.app_context():
+        deploy.upgrade()
+        past.live()
+        deploy.chores()
+        yield app
+        db.session.remove()
+        db.engine.dispose()
+
+
+def states() -> collections.Counter[str]:
+    """Count the referrers' rewards by what became of them."""
+    reward = referral.models.ReferralReward
+    own = sa.select(reward).where(reward.role == "referrer")
+    found: collections.Counter[str] = collections.Counter()
+    for each in db.session.scalars(own):
+        is_part = each.status == "credited" and each.reversed_cents
+        found["refunded in part" if is_part else each.status] += 1
+        found["renewed"] += each.number > 1
+    return found
+
+
+def snapshot() -> list[t.Any]:
+    """Return what must be the same in each demo, and that of no other day."""
+    wallet = sa.select(User.name, WalletTransaction.amount_cents, WalletTransaction.created_at)
+    rows = db.session.execute(
+        wallet.join(WalletTransaction).order_by(WalletTransaction.created_at, User.name)
+    ).all()
+    return [states(), *(tuple(row) for row in rows)]
+
+
+def test_the_program_has_a_past_of_all_states(app: Flask) -> None:
+    found = states()
+    assert sum(1 for life in past.LIVES) == 40
+    names = ("pending", "held", "credited", "reversed", "void", "refunded in part", "renewed")
+    assert all(found[name] for name in names), found
+    stats = referral.stats(db.session.scalars(sa.select(User).filter_by(name="Ada")).one(), 61)
+    assert stats.totals.signups == 30
+    assert stats.totals.clicks > 200
+    assert {"newsletter", "whatsapp", "linkedin", "forum.example.org", None} <= {
+        each.source for each in stats.sources
+    }
+    # Each week has something to show, and nothing is all of today.
+    weeks = [stats.daily[day : day + 7] for day in range(1, 57, 7)]
+    assert all(sum(day.clicks for day in week) for week in weeks)
+    assert sum(day.earned_cents for day in stats.daily[:-1]) == stats.totals.earned_cents
+
+
+def test_nothing_is_of_the_future_or_before_the_past(app: Flask) -> None:
+    now = dt.datetime.now(dt.UTC)
+    for table in db.metadata.sorted_tables:
+        for column in table.columns:
+            if isinstance(column.type, sa.DateTime) and column.name != "available_at":
+                first, last = db.session.execute(
+                    sa.select(sa.func.min(column), sa.func.max(column))
+                ).one()
+                assert first is None or now - dt.timedelta(days=62) < first <= last <= now, column
+
+
+def test_doctor_is_content_with_it(app: Flask) -> None:
+    result = app.test_cli_runner().invoke(args=["referral", "doctor"])
+    assert result.exit_code == 0, result.output
+    warnings = [line for line in result.output.splitlines() if line.startswith("warning")]
+    # On one machine, without TLS and roles of the database's own.
+    assert len(warnings) == 2, warnings
+    assert "REFERRAL_COOKIE_SECURE" in warnings[0] and "REFERRAL_RLS_ROLE" in warnings[1]
+
+
+def test_it_happens_once_and_an_interrupted_one_begins_anew(app: Flask) -> None:
+    before = snapshot()
+    past.live()
+    assert snapshot() == before
+    # As if the demo had been stopped before the last one signed up.
+    db.session.execute(sa.delete(User).where(User.email == past.email_of(past.LAST)))
+    db.session.commit()
+    past.live()
+    deploy.chores()
+    assert snapshot() == before
+
+
+def test_operators_see_what_is_held(app: Flask) -> None:
+    client = app.test_client()
+    with app.test_request_context():
+        user = db.session.scalars(sa.select(User).filter_by(email=deploy.OPERATOR[0])).one()
+    with client.session_transaction() as session:
+        session["_user_id"] = str(user.id)
+    page = client.get("/operator/").text
+    assert page.count("for inviting") == states()["held"]
