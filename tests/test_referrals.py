@@ -267,3 +267,16 @@ def _cookies(browser: FlaskClient) -> str:
     cookie = browser.get_cookie("virtuna_referral")
     assert cookie is not None
     return f"{cookie.key}={cookie.value}"
+
+
+def test_pages_go_on_after_sign_ups_that_others_stored(make: MakeHost) -> None:
+    """The database dated them, in whole seconds; several are of one moment."""
+    host = make()
+    referrer = host.add_user()
+    for _ in range(3):
+        refer(host, referrer)
+    seen: list[str] = []
+    while (page := listed(host, referrer, limit=1, before=seen[-1] if seen else None)) != []:
+        assert page[0].cursor not in seen
+        seen.append(page[0].cursor)
+    assert len(seen) == 3

@@ -104,8 +104,8 @@ def clear(
 ) -> int:
     """Clear what is personal of some clicks; return how many had any of it.
 
-    One statement for them, and three for those of them that somebody signed up by and whose ids
-    are replaced: their rewards follow. The source stays, which statistics count: a word that many share, or a site's name.
+    Two statements, and two more where ids are replaced that somebody signed up by: the rewards
+    follow. The source stays, which statistics count: a word that many share, or a site's name.
 
     :param may_rename: whether a click's id may be replaced.
     :param names: the columns to clear.
