@@ -55,6 +55,10 @@ lint: $(VENV)/.lint $(VENV)/.test  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+.PHONY: messages
+messages: $(VENV)/.test  ## bring the translations in line with the sentences of the package
+	$(BIN)/python -m tests.messages
+
 .PHONY: package
 package: $(VENV)/.lint  ## build the wheel and use it outside the checkout
 	$(BIN)/python tests/package.py

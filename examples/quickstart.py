@@ -20,6 +20,7 @@ db, migrate, referral = SQLAlchemy(), Migrate(), Referral()
 class User(db.Model):
     id = db.Column(db.Integer, primary_key=True)
     name = db.Column(db.String(80), nullable=False, unique=True)
+    created_at = db.Column(db.DateTime(timezone=True), server_default=db.func.now())
 
 
 @referral.identity_loader

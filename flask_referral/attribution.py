@@ -427,7 +427,8 @@ def _bind(models: Models, dialect: str) -> sa.Executable:
         sa.update(click)
         .where(
             click.c.id == sql.parameter("click", click.c.id),
-            click.c.referred_user_id.is_(None),
+            # Nor of somebody whose account is gone.
+            click.c.bound_at.is_(None),
             click.c.referrer_user_id != user,
             ~sa.exists().where(other.c.referred_user_id == user),
             ~_is_circular(models, click.c.referrer_user_id, user),

@@ -165,7 +165,12 @@ def announce(recorded: Recorded | None, session: Session | None) -> None:
 
 def is_known(db: sql.Connection, models: Models, code: str, visitor_id: t.Any = None) -> bool:
     """Whether a code exists and belongs to somebody else than the visitor. One statement."""
-    return _owner(db, models, code=code, visitor=visitor_id).first() is not None
+    return owner_of(db, models, code, visitor_id) is not None
+
+
+def owner_of(db: sql.Connection, models: Models, code: str, visitor_id: t.Any = None) -> t.Any:
+    """Return whose a code is; None for nobody's and for the visitor's own. One statement."""
+    return _owner(db, models, code=code, visitor=visitor_id).scalar()
 
 
 def forgotten_since(settings: Settings, now: dt.datetime) -> dt.datetime:
@@ -314,7 +319,7 @@ def _inserting(models: Models, dialect: str, *where: sa.ColumnElement[bool]) -> 
 
 @sql.statement
 def _owner(models: Models, dialect: str) -> sa.Executable:
-    return _owned(models, sa.literal_column("1"))
+    return _owned(models, models.ReferralCode.__table__.c.user_id)
 
 
 @sql.statement

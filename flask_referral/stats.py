@@ -24,6 +24,7 @@ from .db.models import RewardRole
 from .db.models import RewardStatus
 from .errors import is_whole_number
 from .errors import ReferralError
+from .words import gettext_noop
 
 DEFAULT_DAYS = 30
 MOST_DAYS = 366
@@ -44,7 +45,8 @@ def checked_days(value: t.Any) -> int:
     :raises ReferralError: where it is no whole number from 1 to :data:`MOST_DAYS`.
     """
     if not is_whole_number(value, 1, MOST_DAYS):
-        raise ReferralError(f"days must be a whole number from 1 to {MOST_DAYS}.")
+        sentence = gettext_noop("days must be a whole number from 1 to %(most)s.")
+        raise ReferralError(sentence, most=MOST_DAYS)
     return value
 
 
@@ -158,7 +160,7 @@ def _figures(models: Models, dialect: str) -> sa.Select[t.Any]:
     begin = sa.bindparam("begin", type_=days.type_of(dialect))
     clicked_at = days.column(click.clicked_at, dialect)
     clicked_on = days.date_of(click.clicked_at, dialect)
-    of_user, signed_up = click.referrer_user_id == user, click.referred_user_id.is_not(None)
+    of_user, signed_up = click.referrer_user_id == user, click.bound_at.is_not(None)
     last_closed = sa.select(sa.func.max(daily.day)).where(daily.referrer_user_id == user)
     opened = days.after(last_closed.scalar_subquery(), dialect)
     # Of a range that ends somewhere PostgreSQL expects a two-hundredth of the rows, of one that

@@ -45,12 +45,14 @@ from flask_referral.cli import referral
 from flask_referral.settings import PREFIX
 from flask_referral.settings import Settings
 from flask_referral.web.errors import ErrorCode
+from flask_referral.words import LANGUAGES
 
 from . import stripe
 from . import whop
 from .conftest import MakeHost
 from .hosts import make_application
 from .hosts import make_wallet
+from .memory import start
 from .money import amounts
 from .money import at_once
 from .money import execute
@@ -345,6 +347,7 @@ migrate = Migrate(include_object=schema.include_object)
 class User(db.Model):
     __tablename__ = "users"
     id = db.Column(db.Integer, primary_key=True)
+    created_at = db.Column(db.DateTime(timezone=True), server_default=db.func.now())
 
 class WalletTransaction(db.Model):
     __tablename__ = "wallet_transactions"
@@ -430,6 +433,50 @@ def test_from_nothing_to_the_first_code_and_on(
         query = sa.text("SELECT balance_after_cents FROM wallet_transactions ORDER BY id")
         assert connection.scalars(query).all() == [700, 500]
     engine.dispose()
+
+
+@runs("Languages", "from flask_babel import Babel", "pybabel init")
+def test_a_host_has_our_languages_and_adds_one(blocks: list[Block], tmp_path: Path) -> None:
+    setup, commands = blocks
+
+    def shell(*lines: str) -> None:
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        subprocess.run(
+            ["/bin/sh", "-euc", "\n".join(lines)],
+            cwd=tmp_path,
+            env=environment,
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+
+    init, translate, *later = (line.removeprefix("$ ") for line in commands.source.splitlines())
+    shell(init, translate)
+    (written,) = tmp_path.glob("translations/it/LC_MESSAGES/*.po")
+    sentence = "Log in to see your referral statistics."
+    empty = f'msgid "{sentence}"\nmsgstr ""'
+    text = written.read_text(encoding="utf-8")
+    assert empty in text
+    written.write_text(text.replace(empty, f'{empty[:-1]}Accedi."'), encoding="utf-8")
+    shell(init, *later)
+
+    host = start(BABEL_TRANSLATION_DIRECTORIES=str(tmp_path / "translations"))
+    host.referral.identity_loader(lambda: None)
+    languages = execute_block(setup, app=host.app, request=request)["LANGUAGES"]
+    assert set(languages) == set(LANGUAGES)
+    client = host.finish().client()
+
+    def said(language: str) -> str:
+        answer = client.get("/api/referral/stats", headers={"Accept-Language": language})
+        assert answer.get_json()["code"] == "not_logged_in"
+        return str(answer.get_json()["error"])
+
+    # As browsers write it.
+    told = {said(language.replace("_", "-")) for language in languages}
+    assert len(told) == len(languages)
+    assert sentence in told
+    languages.append("it")
+    assert said("it") == "Accedi."
 
 
 @runs("Bonuses", "def policy")

@@ -251,6 +251,7 @@ def _rows(
         created_at=now,
         campaign=reward.campaign,
         source=look.source,
+        click_id=look.click_id,
     )
     if not reward.referred_cents:
         return [row]

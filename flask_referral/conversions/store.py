@@ -192,6 +192,7 @@ _SHARED = (
     "created_at",
     "campaign",
     "source",
+    "click_id",
     "conversion_id",
 )
 

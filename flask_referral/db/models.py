@@ -281,7 +281,7 @@ class ReferralClickMixin(_Mixin):
     referrer_url: Mapped[str | None] = _text(nullable=True)
     user_agent: Mapped[str | None] = _text(nullable=True)
     ip_hash: Mapped[str | None] = _text(nullable=True)
-    #: UTC; when the visitor signed up
+    #: UTC; when the visitor signed up, also once that account is gone
     bound_at: Mapped[dt.datetime | None] = _moment()
     #: what the link was tagged with, at most 64 characters each
     utm_source: Mapped[str | None] = _text(nullable=True)
@@ -315,7 +315,11 @@ class ReferralClickMixin(_Mixin):
         # One referrer for each user. Stops at the bound rows, which are few.
         bound = _where("referred_user_id IS NOT NULL")
         yield _index("idx_referral_clicks_bound_unique", "referred_user_id", unique=True, **bound)
-        yield _index("idx_referral_clicks_signups", "referrer_user_id", "clicked_at", **bound)
+        signed_up = _where("bound_at IS NOT NULL")
+        yield _index("idx_referral_clicks_signups", "referrer_user_id", "clicked_at", **signed_up)
+        yield _index(
+            "idx_referral_clicks_referrals", "referrer_user_id", "bound_at", "id", **signed_up
+        )
         # Statistics by source read these alone; what came directly is in neither.
         yield _index(
             "idx_referral_clicks_sources",
@@ -325,7 +329,7 @@ class ReferralClickMixin(_Mixin):
         yield _index(
             "idx_referral_clicks_signup_sources",
             *("referrer_user_id", "source"),
-            **_where("referred_user_id IS NOT NULL AND source IS NOT NULL"),
+            **_where("bound_at IS NOT NULL AND source IS NOT NULL"),
         )
 
 
@@ -398,7 +402,9 @@ class ReferralRewardMixin(_Mixin):
     created_at: Mapped[dt.datetime] = _moment(default=True)
     #: the policy's own label
     campaign: Mapped[str | None] = _text(nullable=True)
-    #: that of the click which the buyer was bound by
+    #: the click that the buyer was bound by; it may be gone
+    click_id: Mapped[uuid.UUID | None] = mapped_column(sa.Uuid(), nullable=True)
+    #: that of the click
     source: Mapped[str | None] = _text(nullable=True)
 
     @classmethod
@@ -423,6 +429,7 @@ class ReferralRewardMixin(_Mixin):
         )
         yield _index("idx_referral_rewards_user_id", "user_id", "created_at")
         yield _index("idx_referral_rewards_referred_user_id", "referred_user_id")
+        yield _index("idx_referral_rewards_click_id", "click_id")
         yield _index("idx_referral_rewards_conversion_id", "conversion_id")
         yield _index("idx_referral_rewards_membership_id", "membership_id")
         # What "mature" looks for, and what the next credits pay off: few rows each.

@@ -69,7 +69,7 @@ class _Qualified:
 
     def _generate_generic_binary(self, binary: t.Any, opstring: str, **named: t.Any) -> str:
         symbol = opstring.strip()
-        is_ours = symbol in _OPERATORS and not any(map(_is_foreign, (binary.left, binary.right)))
+        is_ours = symbol in _OPERATORS and not any(map(is_foreign, (binary.left, binary.right)))
         if is_ours:
             opstring = f" OPERATOR(pg_catalog.{symbol.replace('!=', '<>')}) "
         text: str = super()._generate_generic_binary(  # type: ignore[misc]
@@ -97,7 +97,7 @@ def _exact(element: t.Any) -> t.Any:
     return sa.Text() if _is_string(type_) and not isinstance(type_, sa.Text) else None
 
 
-def _is_foreign(element: t.Any) -> bool:
+def is_foreign(element: t.Any) -> bool:
     """Whether a type comes with operators of its own, as an extension's does."""
     return isinstance(_stored(element), sa.types.UserDefinedType | CITEXT)
 

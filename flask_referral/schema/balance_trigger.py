@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from ..db.qualified import is_foreign
 from ..db.sql import IDENTIFIERS
 
 NAME = "calculate_balance_after"
@@ -21,10 +22,10 @@ BEGIN
     -- All who write to one wallet wait for each other here; after that the last row is the last.
     PERFORM {lock};
     SELECT balance_after_cents, created_at INTO last_row FROM {wallet}
-    WHERE user_id = NEW.user_id ORDER BY {newest_first} LIMIT 1;
+    WHERE user_id {equals} NEW.user_id ORDER BY {newest_first} LIMIT 1;
     NEW.balance_after_cents := NEW.amount_cents + coalesce(
         last_row.balance_after_cents,
-        (SELECT pg_catalog.sum(amount_cents) FROM {wallet} WHERE user_id = NEW.user_id),
+        (SELECT pg_catalog.sum(amount_cents) FROM {wallet} WHERE user_id {equals} NEW.user_id),
         0
     );
     NEW.created_at := greatest(
@@ -36,7 +37,7 @@ END $$;
 CREATE TRIGGER {name} BEFORE INSERT ON {wallet}
     FOR EACH ROW EXECUTE FUNCTION {function}();
 """
-_ROW_LOCK = "1 FROM {users} WHERE {key} = NEW.user_id FOR NO KEY UPDATE"
+_ROW_LOCK = "1 FROM {users} WHERE {key} {equals} NEW.user_id FOR NO KEY UPDATE"
 #: The lock that credits take where the application may not lock rows of its users.
 _NAMED_LOCK = """pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(
         pg_catalog.concat('flask_referral.wallet:', NEW.user_id), 0::bigint))"""
@@ -85,11 +86,16 @@ def balance_trigger(
         name = f"{quote(wallet.schema)}.{NAME}" if wallet.schema else NAME
         return _SQLITE.format(name=name, bare=quote(wallet.name))
     lock = _ROW_LOCK if may_lock_users else _NAMED_LOCK
+    # A type of the catalog's without operators of its own, as VARCHAR, could get one.
+    equals = "=" if is_foreign(user_key) else "OPERATOR(pg_catalog.=)"
     newest_first = ["created_at DESC", *(f"{quote(key.name)} DESC" for key in wallet.primary_key)]
     return _POSTGRESQL.format(
         name=NAME,
         function=f"{quote(wallet.schema)}.{NAME}" if wallet.schema else NAME,
         wallet=format_table(wallet),
-        lock=lock.format(users=format_table(user_key.table), key=quote(user_key.name)),
+        lock=lock.format(
+            users=format_table(user_key.table), key=quote(user_key.name), equals=equals
+        ),
+        equals=equals,
         newest_first=", ".join(newest_first),
     )

@@ -79,7 +79,7 @@ def export(
     )
     is_seen = sa.and_(code.user_id == user_id, ~is_unseen)
     owned = rows((code.code, code.created_at), is_seen, code.code)
-    signed_up = click.referred_user_id.is_not(None).label("signed_up")
+    signed_up = click.bound_at.is_not(None).label("signed_up")
     visits = rows(
         (click.clicked_at, signed_up, click.source),
         click.referrer_user_id == user_id,
@@ -201,7 +201,7 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     forgotten = deliveries.forget_user(connection, models, user_id)
     # Without the code's lock, which visits wait for; there may be a million of them. Bound ones
     # come after it: a purchase locks the code first and then its buyer's click.
-    clicks = delete_clicks(through_code, click.c.referred_user_id.is_(None))
+    clicks = delete_clicks(through_code, click.c.bound_at.is_(None))
     code = _lock_code(connection, models, user_id)
     # Those too that came before the code was locked; a new one waits, and finds no code then.
     clicks += delete_clicks(through_code)

@@ -183,7 +183,7 @@ def _is_removable(models: Models, dialect: str) -> sa.ColumnElement[bool]:
         daily.referrer_user_id == click.referrer_user_id,
         daily.day >= days.date_of(click.clicked_at, dialect),
     )
-    return sa.and_(click.referred_user_id.is_(None), is_summed)
+    return sa.and_(click.bound_at.is_(None), is_summed)
 
 
 def _delete(connection: sa.Connection, models: Models, where: sa.ColumnElement[bool]) -> int:

@@ -6,6 +6,8 @@ import typing as t
 
 import sqlalchemy as sa
 
+from flask_referral.db import qualified
+
 from ..hosts import Host
 from ..money import pay
 from ..money import refund
@@ -60,4 +62,4 @@ def balance(host: Host, user: t.Any) -> int:
     """Return what is in a wallet, in cents."""
     total = sa.select(sa.func.sum(host.Wallet.amount_cents)).where(host.Wallet.user_id == user)
     with host.app.app_context(), host.db.engine.connect() as connection:
-        return int(connection.scalar(total) or 0)
+        return int(qualified.execute(connection, total).scalar() or 0)

@@ -152,12 +152,13 @@ def test_the_lock_is_the_one_that_credits_take(
     """A name's, where the application may not lock rows of its users."""
     owner = host_on(postgresql_url, migrate=False)
     make_tables(owner)
-    assert "FROM users WHERE id = NEW.user_id FOR NO KEY UPDATE" in printed(owner)["files"][TRIGGER]
+    locked = "FROM users WHERE id OPERATOR(pg_catalog.=) NEW.user_id FOR NO KEY UPDATE"
+    assert locked in printed(owner)["files"][TRIGGER]
     execute(owner, "CREATE ROLE init_reader LOGIN", "GRANT SELECT ON users TO init_reader")
     url = sa.make_url(postgresql_url).set(username="init_reader")
     reader = host_on(url.render_as_string(hide_password=False), migrate=False)
     try:
-        assert "'flask_referral.wallet:' || NEW.user_id" in printed(reader)["files"][TRIGGER]
+        assert "concat('flask_referral.wallet:', NEW.user_id)" in printed(reader)["files"][TRIGGER]
     finally:
         reader.close()
         execute(owner, "DROP OWNED BY init_reader", "DROP ROLE init_reader")

@@ -468,7 +468,10 @@ def test_the_newest_purchases_without_a_buyer_are_looked_through(
 
 
 def test_keeping_costs_no_statement(make: MakeHost) -> None:
-    """A delivery that pays takes three beside the conversion's; one that pays nothing, no more."""
+    """A delivery that pays takes three beside the conversion's; one that pays nothing, no more.
+
+    On PostgreSQL one more says how long it waits for somebody's lock.
+    """
     host = make(**CONFIG)
     referrer = host.add_user()
     referred, stranger = refer(host, referrer), host.add_user()
@@ -485,9 +488,11 @@ def test_keeping_costs_no_statement(make: MakeHost) -> None:
         with host.statements() as seen:
             outcome(host, event, id=name)
         counts[name] = len(seen)
-    assert counts["converted"] == 3 + len(of_conversion)
-    assert counts["not_referred"] == 3 + 1
-    assert counts["unknown_user"] == 3
+    with host.app.app_context():
+        beside = 4 if host.db.engine.dialect.name == "postgresql" else 3
+    assert counts["converted"] == beside + len(of_conversion)
+    assert counts["not_referred"] == beside + 1
+    assert counts["unknown_user"] == beside
 
 
 def test_an_account_that_is_deleted_takes_what_was_kept_along(make: MakeHost) -> None:

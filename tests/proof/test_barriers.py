@@ -26,6 +26,7 @@ from flask_referral.conversions import reversals
 from flask_referral.errors import ReferralError
 from flask_referral.payments import retries
 from flask_referral.results import Reward
+from flask_referral.testing import BROWSER
 
 from ..conftest import MakeHost
 from ..hosts import Host
@@ -119,6 +120,7 @@ def test_a_delivery_that_waits_pays_once_whoever_handles_it(
     referrer = host.add_user()
     for round_ in range(rounds):
         buyer, payment = host.add_user(), f"pay_{round_}"
+        visit = _visit(host, referrer)
         event = {
             "kind": "purchase",
             "id": payment,
@@ -127,7 +129,7 @@ def test_a_delivery_that_waits_pays_once_whoever_handles_it(
             "user": buyer,
         }
         assert deliver(host, **event) == "not_referred"
-        _bind(host, buyer, referrer)
+        _bind(host, buyer, visit)
         outcomes: list[str] = []
 
         def deliver_it(event: t.Any = event, outcomes: list[str] = outcomes) -> None:
@@ -159,13 +161,13 @@ def test_sign_up_and_retry_see_each_other_at_the_latest_the_next_time(
     referrer = host.add_user()
     for round_ in range(rounds):
         payment = f"pay_{round_}"
-        buyer = host.add_user()
+        buyer, visit = host.add_user(), _visit(host, referrer)
         event = {"kind": "purchase", "id": payment, "payment_id": payment, "user": buyer}
         assert deliver(host, **event) == "not_referred"
         seen: list[str] = []
 
-        def sign_up(buyer: t.Any = buyer) -> None:
-            _bind(host, buyer, referrer)
+        def sign_up(buyer: t.Any = buyer, visit: str = visit) -> None:
+            _bind(host, buyer, visit)
 
         def retry(payment: str = payment, seen: list[str] = seen) -> None:
             with host.app.app_context():
@@ -181,11 +183,17 @@ def test_sign_up_and_retry_see_each_other_at_the_latest_the_next_time(
     assert balance(host, referrer) == 1000 * rounds
 
 
-def _bind(host: Host, user: t.Any, referrer: t.Any) -> None:
-    """Let a user come through a code; the account may be older."""
+def _visit(host: Host, referrer: t.Any) -> str:
+    """Follow a referrer's link, and return what is carried of it."""
     code = make_code(host, referrer)
+    with host.app.test_request_context(f"/?ref={code}", headers={"User-Agent": BROWSER}):
+        return host.referral.carry()
+
+
+def _bind(host: Host, user: t.Any, visit: str) -> None:
+    """Bind a visit to a user, who may have paid since."""
     with host.app.test_request_context():
-        assert host.referral.attribute(user, code=code).reason == "attributed"
+        assert host.referral.attribute(user, code=visit).reason == "attributed"
         host.db.session.commit()
 
 

@@ -59,8 +59,7 @@ def test_nobody_waits_and_no_transaction_is_long(
         with beside.connect() as db:
             db.exec_driver_sql("SET lock_timeout = '1s'")
             for code in (made.big_code, made.codes[number % REFERRERS]):
-                # Of one address two browsers may be one visitor.
-                address = f"203.0.{number // 250}.{number % 250}"
+                address = f"10.0.{number // 256}.{number % 256}"
                 visit = Visit(code, clock.now(), address, "Firefox")
                 recorded = clicks.record(db, state.models, state.settings, visit, b"secret")
                 assert recorded is not None

@@ -349,7 +349,10 @@ def test_fifth_draw_is_free(
 
 
 def test_five_draws_are_taken(
-    make: MakeHost, prepare: t.Callable[[Host], None], monkeypatch: pytest.MonkeyPatch
+    make: MakeHost,
+    prepare: t.Callable[[Host], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     host = make()
     prepare(host)
@@ -359,7 +362,11 @@ def test_five_draws_are_taken(
     host.current_user = host.add_user()
     answer = host.client().post(URL)
     assert answer.status_code == 500
-    assert answer.get_json() == {"error": str(CodeExhausted()), "code": "internal_error"}
+    assert answer.get_json() == {
+        "error": "The referral program could not answer; the error was logged.",
+        "code": "internal_error",
+    }
+    assert str(CodeExhausted()) in caplog.text
     assert answer.headers["Cache-Control"] == "no-store"
     assert stored(host) == ["TAKEN222"]
 

@@ -1,7 +1,7 @@
 """Sources: what links were tagged with, and where clicks, sign-ups and earnings came from.
 
-Revision: 0007
-Follows: 0006
+Revision: 0006
+Follows: 0005
 
 What was there before has no source. What is there already is left alone: a host whose own history
 or ``create_all()`` made the tables has all of it.
@@ -14,7 +14,7 @@ from alembic import op
 
 from flask_referral.schema import frozen
 
-revision = "0007"
+revision = "0006"
 down_revision = "0005"
 branch_labels = None
 depends_on = None
@@ -41,7 +41,7 @@ INDEXES = (
         "idx_referral_clicks_signup_sources",
         CLICKS,
         ["referrer_user_id", "source"],
-        "referred_user_id IS NOT NULL AND source IS NOT NULL",
+        "bound_at IS NOT NULL AND source IS NOT NULL",
     ),
 )
 #: What Supabase's users may read on top, each of the rows that the policies show.
