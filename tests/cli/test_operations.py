@@ -473,7 +473,7 @@ class TestExport:
             {
                 "referral_code": first.code,
                 "clicked_at": (NOON - 3 * DAY).isoformat(),
-                "bound_at": None,
+                "bound_at": (NOON - 3 * DAY).isoformat(),
                 "referrer_url": "https://example.org/page",
                 "user_agent": "Firefox",
                 "ip_hash": "2026-03:mine",

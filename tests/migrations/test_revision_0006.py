@@ -1,4 +1,4 @@
-"""Revision 0007: clicks and rewards get a source, and what was there before has none."""
+"""Revision 0006: clicks and rewards get a source, and what was there before has none."""
 
 from __future__ import annotations
 
