@@ -44,6 +44,7 @@ class Referrer:
                 "referrer_user_id": self.id,
                 "referred_user_id": by,
                 "clicked_at": moment,
+                "bound_at": None if by is None else moment,
                 "referrer_url": "https://example.org/page",
                 "user_agent": "Firefox",
                 "ip_hash": "2026-03:00",
@@ -105,7 +106,7 @@ class Referrer:
         return id_
 
     def lose(self, user: t.Any) -> None:
-        """Delete a referred user's account."""
+        """Delete a referred user's account; the sign-up was one all the same."""
         execute(self.host, sa.delete(self.host.User).where(self.host.User.id == user))
 
     def expected(self, now: dt.datetime, days: int) -> dict[str, t.Any]:

@@ -48,8 +48,8 @@ def export(
     """Return all that is known of a user, ready for JSON.
 
     Of other people it tells no ids and nothing personal: of the visitors through the user's
-    code when they came and whether they signed up, of those who bought what they earned him;
-    of the referrer's reward for a payment of the user's own nothing.
+    code when they came, from which source, and whether they signed up, of those who bought what
+    they earned him; of the referrer's reward for a payment of the user's own nothing.
 
     :param wallet_table: the host's wallet, or None; of it the referral rows are told.
     :raises UnknownUser: where there is no such user.

@@ -272,6 +272,17 @@ def test_two_runs_at_once(make: MakeHost, at_noon: Clock, monkeypatch: pytest.Mo
     assert referrer.stats(10) == expected
 
 
+def test_what_a_link_was_tagged_with_stays_for_the_sums(make: MakeHost, at_noon: Clock) -> None:
+    host = make()
+    referrer = Referrer(host)
+    tags = {"utm_source": "News", "utm_medium": "m", "utm_campaign": "c", "source": "news"}
+    referrer.click(NOON - 90 * DAY, by=host.add_user(), **tags)
+    assert run(host, "--clicks-older-than", "30") == {"cleared": 1, "deleted": 0}
+    (row,) = fetch(host, host.referral.models.ReferralClick.__table__)
+    assert row.referrer_url is None
+    assert {name: getattr(row, name) for name in tags} == tags
+
+
 def guess(host: Host, code: str, at: dt.datetime) -> uuid.UUID:
     """Return what whoever has the secret and the agent finds for an address."""
     visit = Visit(code, at, "127.0.0.1", BROWSER)
