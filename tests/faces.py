@@ -85,7 +85,7 @@ def live(host: Host, user: t.Any, friends: int = 24) -> None:
     """Let friends of a user sign up, buy, and be refunded."""
     for number in range(friends):
         friend = refer(host, user)
-        membership = f"mem_{number}"
+        membership = f"mem_{uuid.uuid4().hex}"
         if number % 3:
             pay(host, friend, membership)
         if number % 6 == 1:
