@@ -47,6 +47,10 @@ test-neighbours:  ## one application with the extensions that hosts use
 test-browser: $(VENV)/.browser $(VENV)/.test $(VENV)/.demo  ## what people see, in a real Chromium
 	$(BIN)/python -m pytest -m browser tests/browser
 
+.PHONY: screenshots
+screenshots: $(VENV)/.browser $(VENV)/.test $(VENV)/.demo  ## the pictures in README and docs, made anew
+	$(BIN)/python -m tests.browser.screenshots
+
 ATTACKS := tests/attacks tests/rls tests/proof/test_barriers.py $(addprefix tests/web/test_,hostile_requests.py \
 	cross_site.py cookies.py) $(wildcard tests/payments/test_*signatures.py) tests/payments/test_events.py
 .PHONY: attacks

