@@ -259,6 +259,32 @@ def test_what_somebody_earned_stays_beside_them_when_they_are_erased(make: MakeH
     assert after[0].earned_cents == 1000
 
 
+def test_the_next_on_a_computer_is_a_sign_up_beside_one_whose_account_is_gone(
+    make: MakeHost,
+) -> None:
+    host = make()
+    referrer = host.add_user()
+    browser = host.client()
+    browser.get(f"/r/{make_code(host, referrer)}")
+    headers = {"Cookie": _cookies(browser)}
+
+    def sign_up() -> tuple[t.Any, int]:
+        user = host.add_user()
+        with host.app.test_request_context(headers=headers), host.statements() as seen:
+            assert host.referral.attribute(user).reason == "attributed"
+            sent = len(seen)
+            host.db.session.commit()
+        return user, sent
+
+    first, _ = sign_up()
+    delete(host, first)
+    _, sent = sign_up()
+    assert sent == 2
+    assert len(listed(host, referrer)) == 2
+    totals = _totals(host, referrer)
+    assert (totals["clicks"], totals["signups"]) == (2, 2)
+
+
 def _without_cursors(entries: list[ReferralEntry]) -> list[ReferralEntry]:
     return [dataclasses.replace(entry, cursor="") for entry in entries]
 
