@@ -12,8 +12,10 @@ from flask.testing import FlaskClient
 
 from flask_referral import ReferralError
 from flask_referral.errors import UnknownUser
+from flask_referral.results import Purchase
 from flask_referral.results import ReferralEntry
 from flask_referral.results import Reward
+from flask_referral.upkeep import purge
 
 from .conftest import MakeHost
 from .hosts import Host
@@ -306,3 +308,24 @@ def test_pages_go_on_after_sign_ups_that_others_stored(make: MakeHost) -> None:
         assert page[0].cursor not in seen
         seen.append(page[0].cursor)
     assert len(seen) == 3
+
+
+def test_a_purge_in_the_middle_of_a_purchase_parts_nobody_from_it(
+    make_postgresql: MakeHost,
+) -> None:
+    def purge_now(purchase: Purchase) -> int:
+        click = host.referral.models.ReferralClick.__table__
+        with host.db.engine.connect() as other, other.begin():
+            is_it = click.c.referred_user_id == purchase.referred_id
+            assert purge.clear(other, host.referral.models, is_it, sa.true()) == 1
+        return 700
+
+    host = make_postgresql(reward_policy=purge_now)
+    referrer, buyer = host.add_user(), host.add_user()
+    browser = host.client()
+    browser.get(f"/r/{make_code(host, referrer)}")
+    with host.app.test_request_context(headers={"Cookie": _cookies(browser)}):
+        host.referral.attribute(buyer)
+        host.db.session.commit()
+    assert pay(host, buyer) == "converted"
+    assert [entry.earned_cents for entry in listed(host, referrer)] == [700]
