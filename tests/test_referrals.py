@@ -12,8 +12,10 @@ from flask.testing import FlaskClient
 
 from flask_referral import ReferralError
 from flask_referral.errors import UnknownUser
+from flask_referral.results import Purchase
 from flask_referral.results import ReferralEntry
 from flask_referral.results import Reward
+from flask_referral.upkeep import purge
 
 from .conftest import MakeHost
 from .hosts import Host
@@ -259,6 +261,32 @@ def test_what_somebody_earned_stays_beside_them_when_they_are_erased(make: MakeH
     assert after[0].earned_cents == 1000
 
 
+def test_the_next_on_a_computer_is_a_sign_up_beside_one_whose_account_is_gone(
+    make: MakeHost,
+) -> None:
+    host = make()
+    referrer = host.add_user()
+    browser = host.client()
+    browser.get(f"/r/{make_code(host, referrer)}")
+    headers = {"Cookie": _cookies(browser)}
+
+    def sign_up() -> tuple[t.Any, int]:
+        user = host.add_user()
+        with host.app.test_request_context(headers=headers), host.statements() as seen:
+            assert host.referral.attribute(user).reason == "attributed"
+            sent = len(seen)
+            host.db.session.commit()
+        return user, sent
+
+    first, _ = sign_up()
+    delete(host, first)
+    _, sent = sign_up()
+    assert sent == 2
+    assert len(listed(host, referrer)) == 2
+    totals = _totals(host, referrer)
+    assert (totals["clicks"], totals["signups"]) == (2, 2)
+
+
 def _without_cursors(entries: list[ReferralEntry]) -> list[ReferralEntry]:
     return [dataclasses.replace(entry, cursor="") for entry in entries]
 
@@ -280,3 +308,24 @@ def test_pages_go_on_after_sign_ups_that_others_stored(make: MakeHost) -> None:
         assert page[0].cursor not in seen
         seen.append(page[0].cursor)
     assert len(seen) == 3
+
+
+def test_a_purge_in_the_middle_of_a_purchase_parts_nobody_from_it(
+    make_postgresql: MakeHost,
+) -> None:
+    def purge_now(purchase: Purchase) -> int:
+        click = host.referral.models.ReferralClick.__table__
+        with host.db.engine.connect() as other, other.begin():
+            is_it = click.c.referred_user_id == purchase.referred_id
+            assert purge.clear(other, host.referral.models, is_it, sa.true()) == 1
+        return 700
+
+    host = make_postgresql(reward_policy=purge_now)
+    referrer, buyer = host.add_user(), host.add_user()
+    browser = host.client()
+    browser.get(f"/r/{make_code(host, referrer)}")
+    with host.app.test_request_context(headers={"Cookie": _cookies(browser)}):
+        host.referral.attribute(buyer)
+        host.db.session.commit()
+    assert pay(host, buyer) == "converted"
+    assert [entry.earned_cents for entry in listed(host, referrer)] == [700]

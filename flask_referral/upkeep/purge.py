@@ -137,7 +137,8 @@ def _rename_bound(
     if not found:
         return 0
     changes = [{"old": id, "new": clicks.forgotten_id(id)} for id in found]
-    old, new = sa.bindparam("old", type_=click.c.id.type), sa.bindparam("new")
+    old = sa.bindparam("old", type_=click.c.id.type)
+    new = sa.bindparam("new", type_=click.c.id.type)
     follow = sa.update(reward).where(reward.c.click_id == old).values(click_id=new)
     rename = sa.update(click).where(click.c.id == old)
     qualified.execute(connection, follow, changes)
