@@ -238,7 +238,8 @@ class _Found(t.NamedTuple):
     owner_id: t.Any
     #: Of the visit's click; None where it is no more.
     click_code: str | None
-    click_referred_id: t.Any
+    #: When it was bound, also where that account is gone.
+    click_bound_at: dt.datetime | None
     clicked_at: dt.datetime | None
     click_source: str | None
     #: What the user is bound by.
@@ -306,7 +307,7 @@ def _existed_before(moment: dt.datetime, born: dt.datetime, now: dt.datetime) ->
 def _is_free(found: _Found, code: str, now: dt.datetime, window: dt.timedelta) -> bool:
     return (
         found.click_code == code
-        and found.click_referred_id is None
+        and found.click_bound_at is None
         and found.clicked_at is not None
         and is_in_window(as_utc(found.clicked_at), now, window)
     )
@@ -372,7 +373,7 @@ def _looking_up(created_name: str | None) -> sql.Statement:
             created if created is not None else sa.null(),
             owner.c.user_id,
             seen.c.referral_code,
-            seen.c.referred_user_id,
+            seen.c.bound_at,
             seen.c.clicked_at,
             seen.c.source,
             *_columns(bound),

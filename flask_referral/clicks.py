@@ -212,6 +212,11 @@ def new_id(at: dt.datetime) -> uuid.UUID:
     return _uuid(RANDOM, int(at.timestamp() * 1000), os.urandom(10))
 
 
+def forgotten_id(derived: uuid.UUID) -> uuid.UUID:
+    """Return an id in place of one that a visit made: the time stays, the rest is random."""
+    return _uuid(RANDOM, derived.int >> 80, os.urandom(10))
+
+
 def hash_address(address: str | None, ip_key: bytes | None, at: dt.datetime) -> str | None:
     """Return the month and a keyed hash of an address, as ``2026-11:…``; None without a key.
 

@@ -375,6 +375,23 @@ def create_app():
 """
 
 
+@runs("Referrals", "display_name_loader")
+def test_names_are_told_to_visitors_and_to_referrers(block: Block, make: MakeHost) -> None:
+    host = make()
+    execute_block(block, app=host.app, db=host.db, referral=host.referral, User=host.User)
+    ada, bob = host.add_user(name="Ada"), host.add_user(name="Bob")
+    with host.app.app_context():
+        code = host.referral.get_or_create_code(ada).code
+        host.db.session.commit()
+    client = host.client()
+    assert client.get("/welcome").text == "Welcome"
+    assert client.get(f"/welcome?ref={code}").text == "Ada invited you"
+    with host.app.app_context():
+        host.referral.attribute(bob, code=code)
+        host.db.session.commit()
+        assert [entry.name for entry in host.referral.referrals(ada)] == ["Bob"]
+
+
 @runs("Deploy", "flask db init", "flask referral backfill")
 def test_from_nothing_to_the_first_code_and_on(
     blocks: list[Block], tmp_path: Path, database_url: str

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import typing as t
 
 import pytest
 import sqlalchemy as sa
+from flask.testing import FlaskClient
 
 from flask_referral import ReferralError
 from flask_referral.errors import UnknownUser
@@ -20,6 +22,7 @@ from .money import pay
 from .money import refer
 from .money import refund
 from .visiting import Clock
+from .visiting import make_code
 
 ROUTE = "/api/referral/referrals"
 
@@ -213,3 +216,93 @@ def test_nobody_and_a_deleted_account_get_no_list(make: MakeHost) -> None:
 def _totals(host: Host, user: t.Any) -> dict[str, int]:
     with host.app.app_context():
         return vars(host.referral.stats(user).totals)
+
+
+def test_what_somebody_earned_stays_beside_them_when_old_clicks_are_purged(
+    make: MakeHost, clock: Clock
+) -> None:
+    """The id of a click goes with its address, and the rewards go along with the new one."""
+    host = make()
+    referrer = host.add_user()
+    buyer = host.add_user()
+    browser = host.client()
+    browser.get(f"/r/{make_code(host, referrer)}")
+    with host.app.test_request_context(headers={"Cookie": _cookies(browser)}):
+        assert host.referral.attribute(buyer).reason == "attributed"
+        host.db.session.commit()
+    pay(host, buyer)
+    before = listed(host, referrer)
+    assert [entry.earned_cents for entry in before] == [1000]
+    clock.time += dt.timedelta(days=400)
+    host.cli("rollup")
+    host.cli("purge", "--clicks-older-than", "30", "--delete", "--yes")
+    after = listed(host, referrer)
+    assert after[0].cursor != before[0].cursor
+    assert _without_cursors(after) == _without_cursors(before)
+
+
+def test_what_somebody_earned_stays_beside_them_when_they_are_erased(make: MakeHost) -> None:
+    host = make()
+    referrer = host.add_user()
+    buyer = host.add_user()
+    browser = host.client()
+    browser.get(f"/r/{make_code(host, referrer)}")
+    with host.app.test_request_context(headers={"Cookie": _cookies(browser)}):
+        host.referral.attribute(buyer)
+        host.db.session.commit()
+    pay(host, buyer)
+    before = listed(host, referrer)
+    host.cli("erase", str(buyer), "--yes")
+    after = listed(host, referrer)
+    assert after[0].cursor != before[0].cursor
+    assert _without_cursors(after) == _without_cursors(before)
+    assert after[0].earned_cents == 1000
+
+
+def test_the_next_on_a_computer_is_a_sign_up_beside_one_whose_account_is_gone(
+    make: MakeHost,
+) -> None:
+    host = make()
+    referrer = host.add_user()
+    browser = host.client()
+    browser.get(f"/r/{make_code(host, referrer)}")
+    headers = {"Cookie": _cookies(browser)}
+
+    def sign_up() -> tuple[t.Any, int]:
+        user = host.add_user()
+        with host.app.test_request_context(headers=headers), host.statements() as seen:
+            assert host.referral.attribute(user).reason == "attributed"
+            sent = len(seen)
+            host.db.session.commit()
+        return user, sent
+
+    first, _ = sign_up()
+    delete(host, first)
+    _, sent = sign_up()
+    assert sent == 2
+    assert len(listed(host, referrer)) == 2
+    totals = _totals(host, referrer)
+    assert (totals["clicks"], totals["signups"]) == (2, 2)
+
+
+def _without_cursors(entries: list[ReferralEntry]) -> list[ReferralEntry]:
+    return [dataclasses.replace(entry, cursor="") for entry in entries]
+
+
+def _cookies(browser: FlaskClient) -> str:
+    cookie = browser.get_cookie("virtuna_referral")
+    assert cookie is not None
+    return f"{cookie.key}={cookie.value}"
+
+
+def test_pages_go_on_after_sign_ups_that_others_stored(make: MakeHost) -> None:
+    """The database dated them, in whole seconds; several are of one moment."""
+    host = make()
+    referrer = host.add_user()
+    for _ in range(3):
+        refer(host, referrer)
+    seen: list[str] = []
+    while (page := listed(host, referrer, limit=1, before=seen[-1] if seen else None)) != []:
+        assert page[0].cursor not in seen
+        seen.append(page[0].cursor)
+    assert len(seen) == 3

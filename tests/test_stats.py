@@ -134,7 +134,7 @@ def test_the_kinds_of_money(make: MakeHost, at_noon: Clock, rolled_up: bool) -> 
     assert not any(day["clicks"] for day in found["daily"][:-1])
 
 
-def test_a_deleted_buyer_changes_no_money(make: MakeHost, at_noon: Clock) -> None:
+def test_a_deleted_buyer_changes_no_figure(make: MakeHost, at_noon: Clock) -> None:
     host = make()
     referrer = Referrer(host)
     buyer = referrer.convert(NOON, "credited", 1000)

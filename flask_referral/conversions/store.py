@@ -192,7 +192,6 @@ _SHARED = (
     "created_at",
     "campaign",
     "source",
-    "click_id",
     "conversion_id",
 )
 
@@ -294,6 +293,8 @@ def _bound(models: Models, dialect: str) -> t.Any:
         .scalar_subquery()
     )
     binding = sa.select(
+        # Locked: a purge may have given it another id since the look.
+        click.id.label("click"),
         click.referrer_user_id.label("referrer"),
         click.referred_user_id.label("referred"),
     ).where(
@@ -366,6 +367,7 @@ def _rewards_insert(
                 "role": sa.cast(sql.word(role), sa.Text()),
                 "user_id": user_id,
                 "referred_user_id": bound.c.referred,
+                "click_id": bound.c.click,
             }
             parts.append(sa.select(*columns.values()).select_from(source))
         owed = reward.alias("owed").c

@@ -188,12 +188,13 @@ def _date_sign_ups() -> None:
     """Date the sign-ups of before, and those that others store from now on.
 
     A click says by ``bound_at`` that somebody signed up, for ever: the account may go, and whoever
-    may read the click need not read whose it was.
+    may read the click need not read whose it was. SQLite compares dates as texts, so they are
+    written as SQLAlchemy writes them, with a fraction of the second.
     """
     clicks = _name(CLICKS)
-    op.execute(f"UPDATE {clicks} SET bound_at = clicked_at WHERE {UNDATED}")
-    undated = " AND ".join(f"NEW.{part}" for part in UNDATED.split(" AND "))
     if _is_postgresql():
+        op.execute(f"UPDATE {clicks} SET bound_at = clicked_at WHERE {UNDATED}")
+        undated = " AND ".join(f"NEW.{part}" for part in UNDATED.split(" AND "))
         function = _name(DATE_SIGN_UP)
         op.execute(
             sa.text(
@@ -209,11 +210,18 @@ def _date_sign_ups() -> None:
             f"ON {clicks} FOR EACH ROW WHEN ({undated}) EXECUTE FUNCTION {function}()"
         )
         return
+    date = (
+        "SET bound_at = substr(coalesce(bound_at, clicked_at, CURRENT_TIMESTAMP) || '.000000', 1, "
+        f"{len('2026-01-01 12:00:00.000000')})"
+    )
+    seconds = len("2026-01-01 12:00:00")
+    undated = f"{{0}}{BOUND} AND ({{0}}bound_at IS NULL OR length({{0}}bound_at) = {seconds})"
+    op.execute(f"UPDATE {clicks} {date} WHERE {undated.format('')}")
     for name, event in _sqlite_events():
         op.execute(
-            f"CREATE TRIGGER {name} AFTER {event} ON {_bare(CLICKS)} WHEN {undated} BEGIN "
-            f"UPDATE {_bare(CLICKS)} SET bound_at = coalesce(clicked_at, CURRENT_TIMESTAMP) "
-            "WHERE id = NEW.id; END"
+            f"CREATE TRIGGER {name} AFTER {event} ON {_bare(CLICKS)} "
+            f"WHEN {undated.format('NEW.')} BEGIN "
+            f"UPDATE {_bare(CLICKS)} {date} WHERE id = NEW.id; END"
         )
 
 

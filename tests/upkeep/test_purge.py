@@ -147,7 +147,7 @@ def test_batches_take_all_of_them(make: MakeHost, at_noon: Clock) -> None:
     assert stored(host) == {}
 
 
-def test_a_batch_sends_three_statements_whatever_its_size(make: MakeHost, at_noon: Clock) -> None:
+def test_a_batch_sends_four_statements_whatever_its_size(make: MakeHost, at_noon: Clock) -> None:
     host = make()
     referrer = Referrer(host)
     referrer.click(*(NOON - DAY * number for number in range(2, 26)))
@@ -165,7 +165,8 @@ def test_a_batch_sends_three_statements_whatever_its_size(make: MakeHost, at_noo
         sent.append(seen)
     small, large = sent
     assert small == large
-    assert len(small) == 3
+    # The page, the sign-ups in it, the removal, what is cleared.
+    assert len(small) == 4
 
 
 def test_a_moment_that_the_database_wrote_itself(make_sqlite: MakeHost, at_noon: Clock) -> None:
