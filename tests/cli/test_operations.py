@@ -372,7 +372,7 @@ class TestReview:
 
     def held(self, host: Host) -> tuple[Referrer, list[str]]:
         referrer = Referrer(host)
-        users = [sign_up(referrer) for _ in range(3)]
+        users = [sign_up(referrer, NOON - number * DAY) for number in range(3)]
         found = [says(host, "convert", str(user), f"mem_{user}") for user in users]
         assert [data["reason"] for data in found] == ["converted", "held", "held"]
         return referrer, [data["rewards"][0]["reward"] for data in found]
