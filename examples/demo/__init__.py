@@ -55,6 +55,9 @@ def create_app(**config: t.Any) -> Flask:
         REFERRAL_BASE_URL=f"http://127.0.0.1:{os.environ.get('PORT') or 5000}",
         # The demo is served over plain HTTP, on this machine only.
         REFERRAL_COOKIE_SECURE=False,
+        # The referrer's page stands in Larkmail's own layout.
+        REFERRAL_BASE_TEMPLATE="base.html",
+        REFERRAL_LEADERBOARD=True,
         REFERRAL_BONUS_CENTS=plans.BONUS_CENTS,
         REFERRAL_RENEWALS=plans.RENEWALS,
         # More purchases than this in a day wait for an operator.

@@ -24,7 +24,12 @@ blueprint = Blueprint("operator", __name__, url_prefix="/operator")
 def overview() -> str:
     if not current_user.is_operator:
         abort(403, "This page is for those who run Larkmail.")
-    return render_template("operator.html", figures=_figures(), waiting=_waiting())
+    return render_template(
+        "operator.html",
+        figures=_figures(),
+        waiting=_waiting(),
+        leaders=referral.leaderboard(),
+    )
 
 
 def _figures() -> dict[str, int]:

@@ -40,6 +40,12 @@ def load_user(user_id: str) -> User | None:
     return db.session.get(User, int(user_id))
 
 
+@referral.display_name_loader
+def name_of(user_id: int) -> str | None:
+    """Say what others may call a user: newsletters have names to be known by."""
+    return db.session.scalar(sa.select(User.name).where(User.id == user_id))
+
+
 @login.unauthorized_handler
 def ask_to_log_in() -> ResponseReturnValue:
     flash("Log in to see this page.")
@@ -100,15 +106,16 @@ def log_out() -> ResponseReturnValue:
 @blueprint.get("/account")
 @login_required
 def account() -> str:
-    return render_template("account.html", stats=referral.stats(current_user))
+    return render_template("account.html")
 
 
 @blueprint.post("/account/code")
 @login_required
 def make_code() -> ResponseReturnValue:
-    """Do what ``POST /api/referral/generate`` does, for browsers without script."""
+    """Do what ``POST /api/referral/generate`` does, for a form."""
     referral.get_or_create_code(current_user)
     db.session.commit()
+    flash("Here are your code and your link.")
     return redirect(url_for("demo.account"))
 
 

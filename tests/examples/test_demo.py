@@ -17,6 +17,7 @@ from flask.testing import FlaskClient
 from examples.demo import create_app
 from examples.demo import database
 from examples.demo import deploy
+from examples.demo.extensions import referral
 from examples.demo.models import db
 from examples.demo.models import Purchase
 from examples.demo.models import User
@@ -95,7 +96,7 @@ def test_a_seeded_user_gets_the_code(client: FlaskClient) -> None:
     assert normalize_code(code) == code
     assert get_code(client) == code
     page = client.get("/account").text
-    assert f">{code}</output>" in page and f'data-api="{GENERATE}"' in page
+    assert f'value="{code}"' in page and f'value="http://127.0.0.1:5000/r/{code}"' in page
 
 
 def test_nobody_gets_a_code_without_login_or_token(client: FlaskClient) -> None:
@@ -106,10 +107,20 @@ def test_nobody_gets_a_code_without_login_or_token(client: FlaskClient) -> None:
     assert answer.status_code == 400 and answer.get_json().keys() == {"error", "code"}
 
 
-def test_the_button_works_without_script(client: FlaskClient) -> None:
+def test_the_button_leads_to_the_link_at_once(client: FlaskClient) -> None:
     log_in(client)
+    assert "Get my code" in client.get("/account").text
     status, page = submit(client, "/account/code")
-    assert status == 200 and f">{get_code(client)}</output>" in page
+    assert status == 200 and f'value="http://127.0.0.1:5000/r/{get_code(client)}"' in page
+    assert "Get my code" not in page
+
+
+def test_the_referrers_page_stands_in_the_products_layout(client: FlaskClient) -> None:
+    log_in(client)
+    page = client.get("/referral/").text
+    assert 'class="brand"' in page and 'aria-current="page">Invite</a>' in page
+    assert "$10.00 goes into your wallet, and $5.00 into theirs" in page
+    assert page.index("referral.css") < page.index("demo.css")
 
 
 def test_the_trigger_computes_the_balance(app: Flask, client: FlaskClient) -> None:
@@ -177,8 +188,13 @@ def test_from_a_link_to_a_bonus_and_back(app: Flask, client: FlaskClient) -> Non
     log_in(client)
     code = get_code(client)
     visitor = app.test_client()
+    assert "invited you" not in visitor.get("/").text
     follow(visitor, code)
-    assert submit(visitor, "/signup", **EVE)[0] == 200
+    assert "Ada invited you." in visitor.get("/").text
+    page = visitor.get("/signup").text
+    assert "Ada invited you." in page and f'value="{code}"' in page
+    # As the form is filled.
+    assert submit(visitor, "/signup", **EVE, code=code)[0] == 200
     page = submit(visitor, "/plans/team")[1]
     assert "Ada&#39;s bonus of $10.00 was credited." in page
     assert "Eve&#39;s welcome bonus of $5.00 was credited." in page
@@ -194,6 +210,10 @@ def test_from_a_link_to_a_bonus_and_back(app: Flask, client: FlaskClient) -> Non
     told = client.get("/wallet").text
     assert "Referral bonus taken back: Eve subscribed" in told
     assert "The payment was refunded." in told
+    with app.app_context():
+        totals = referral.stats(user_id(ADA)).totals
+    assert (totals.clicks, totals.signups, totals.conversions) == (1, 1, 1)
+    assert (totals.earned_cents, totals.reversed_cents) == (1000, 1000)
 
 
 def test_the_provider_offers_only_what_makes_sense(app: Flask) -> None:
@@ -284,7 +304,7 @@ def test_a_typed_code_refers_too(app: Flask, client: FlaskClient) -> None:
     code = get_code(client)
     visitor = app.test_client()
     status, page = submit(visitor, "/signup", **EVE, code="ZZZZZZZZ")
-    assert status == 422 and 'aria-describedby="code-error code-hint"' in page
+    assert status == 422 and 'aria-describedby="code-error"' in page
     typed = f"{code[:4]}-{code[4:]}".lower()
     assert submit(visitor, "/signup", **EVE, code=typed)[0] == 200
     assert "bonus of $10.00 was credited" in submit(visitor, "/plans/basic")[1]
@@ -301,7 +321,18 @@ def test_operators_see_what_waits_and_others_do_not(app: Flask, client: FlaskCli
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/signup", "/login", "/account", "/wallet", "/plans", "/provider/", "/nothing"]
+    "path",
+    [
+        "/",
+        "/signup",
+        "/login",
+        "/account",
+        "/wallet",
+        "/plans",
+        "/provider/",
+        "/nothing",
+        "/referral/",
+    ],
 )
 def test_pages_keep_to_their_own_policy(client: FlaskClient, path: str) -> None:
     log_in(client)
@@ -309,7 +340,8 @@ def test_pages_keep_to_their_own_policy(client: FlaskClient, path: str) -> None:
     page = client.get(path)
     assert "default-src 'self'" in page.headers["Content-Security-Policy"]
     # Neither an inline script or style, nor anything of another host.
-    assert not re.search("<style|style=|<script(?! src=)| on[a-z]+=|(src|href)=.https?:", page.text)
+    assert not re.search("<style| style=|<script(?! src=)| on[a-z]+=", page.text)
+    assert not re.search("<(link|script|img|iframe)[^>]*(src|href)=.(https?:|//)", page.text)
 
 
 @pytest.mark.parametrize(
