@@ -33,8 +33,8 @@ def serving_demo(url: sa.URL, instance: Path) -> t.Iterator[str]:
         )
     with app.app_context():
         deploy.upgrade()
-        deploy.seed()
         past.live()
+        deploy.chores()
     with serving(app) as address:
         yield address
     with app.app_context():

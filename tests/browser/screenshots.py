@@ -16,7 +16,6 @@ from flask_referral.testing import BROWSER
 
 from .demo import serving_demo
 from .surfing import ARGUMENTS
-from .surfing import DESKTOP
 from .surfing import PHONE
 from .surfing import program
 
@@ -27,7 +26,7 @@ PAGES = (
     ("page", "/referral/", "ada@example.com"),
     ("wallet", "/wallet", "ada@example.com"),
 )
-SIZES = {"desktop": DESKTOP, "phone": PHONE}
+SIZES = {"desktop": {"width": 1280, "height": 1320}, "phone": PHONE}
 
 
 def main() -> None:
