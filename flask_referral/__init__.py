@@ -22,7 +22,12 @@ from .results import Attribution
 from .results import AttributionReason
 from .results import ConversionReason
 from .results import ConversionResult
+from .results import Invitation
+from .results import LeaderboardEntry
 from .results import Purchase
+from .results import ReferralEntry
+from .results import ReferralNote
+from .results import ReferralState
 from .results import ReversalReason
 from .results import ReversalResult
 from .results import Reward
@@ -37,6 +42,8 @@ __all__ = [
     "EventKind",
     "InvalidEvent",
     "InvalidSignature",
+    "Invitation",
+    "LeaderboardEntry",
     "Purchase",
     "Referral",
     "ReferralClickMixin",
@@ -44,9 +51,12 @@ __all__ = [
     "ReferralConversionMixin",
     "ReferralDailyMixin",
     "ReferralDailySourceMixin",
+    "ReferralEntry",
     "ReferralError",
     "ReferralEventMixin",
     "ReferralIssuedCodeMixin",
+    "ReferralNote",
+    "ReferralState",
     "ReversalReason",
     "ReversalResult",
     "Reward",

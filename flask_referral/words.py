@@ -94,6 +94,14 @@ def stored_gettext(message: str, /, **variables: t.Any) -> str:
     return _translated(place, message, variables)
 
 
+def retold(text: str, sentences: t.Iterable[str]) -> str:
+    """Return a text that :func:`stored_gettext` made, in the reader's language.
+
+    :param sentences: the English ones that it may be; any other text stays as it is.
+    """
+    return next((gettext(each) for each in sentences if stored_gettext(each) == text), text)
+
+
 def money(cents: int, currency: str) -> str:
     """Return an amount as the reader's language writes it, with the currency's own decimals.
 

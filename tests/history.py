@@ -107,9 +107,6 @@ class Referrer:
     def lose(self, user: t.Any) -> None:
         """Delete a referred user's account."""
         execute(self.host, sa.delete(self.host.User).where(self.host.User.id == user))
-        self.clicks = [
-            (moment, None if by == user else by, source) for moment, by, source in self.clicks
-        ]
 
     def expected(self, now: dt.datetime, days: int) -> dict[str, t.Any]:
         """Count in plain Python what the statistics should say, without code and link."""

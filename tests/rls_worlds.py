@@ -203,7 +203,15 @@ def fill(world: World) -> None:
             connection.execute(by_source.values(**day, source="x", campaign=""))
         # Each of the two was referred by the other.
         for referrer, referred in (world.ids[:2], world.ids[1::-1]):
-            id_ = uuid.uuid4()
+            id_, click_id = uuid.uuid4(), uuid.uuid4()
+            connection.execute(
+                sa.insert(models.ReferralClick).values(
+                    id=click_id,
+                    referral_code=code_of[referrer],
+                    referrer_user_id=referrer,
+                    referred_user_id=referred,
+                )
+            )
             connection.execute(
                 sa.insert(models.ReferralConversion).values(
                     id=id_,
@@ -227,6 +235,7 @@ def fill(world: World) -> None:
                     number=1,
                     cents=1000,
                     status="credited",
+                    click_id=click_id,
                 )
             )
 

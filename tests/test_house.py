@@ -23,6 +23,7 @@ FLOORS = (
     ),
     (
         *("settings", "errors", "results", "signals", "clock", "currency", "spelling", "sources"),
+        "chart",
         *("words", "db"),
     ),
 )
@@ -35,6 +36,7 @@ NARROW: dict[str, set[str]] = {
     **{station: {*STATIONS, *FLOORS[-1]} for station in STATIONS},
     "errors": set(),
     "clock": set(),
+    "chart": {"results"},
     "currency": {"errors"},
     "spelling": set(),
     "sources": {"spelling"},

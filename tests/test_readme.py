@@ -28,12 +28,14 @@ from flask import abort
 from flask import Flask
 from flask import g
 from flask import redirect
+from flask import render_template_string
 from flask import request
 from flask import session
 from flask.cli import run_command
 from flask_login import LoginManager
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
+from jinja2 import DictLoader
 
 from flask_referral import clock
 from flask_referral import normalize_code
@@ -44,6 +46,7 @@ from flask_referral import WebhookEvent
 from flask_referral.cli import referral
 from flask_referral.settings import PREFIX
 from flask_referral.settings import Settings
+from flask_referral.web import widgets
 from flask_referral.web.errors import ErrorCode
 from flask_referral.words import LANGUAGES
 
@@ -799,3 +802,68 @@ def test_messages_exist(row: list[str]) -> None:
             part = part.strip(" `.,()")
             if part and not part.startswith(foreign):
                 assert part in text, part
+
+
+def page_of(host: t.Any, path: str = "/referral/") -> str:
+    answer = host.client().get(path)
+    assert answer.status_code == 200, answer.text
+    return str(answer.text)
+
+
+@runs("The referrer's page", "--referral-accent")
+def test_colours_are_properties_that_the_stylesheet_reads(block: Block) -> None:
+    own = re.findall(r"--referral-([a-z-]+)", block.source)
+    sheet = widgets.ASSETS.joinpath("referral.css").read_text(encoding="utf-8")
+    read = set(re.findall(r"var\(--referral-([a-z-]+)", sheet))
+    listed = (
+        section("The referrer's page").partition("There are `--referral-")[2].split(". A dark")[0]
+    )
+    assert own and set(own) <= read == {each.strip("`-") for each in re.findall("[a-z-]+`", listed)}
+
+
+@runs("The referrer's page", "referral.share()")
+def test_the_widgets_of_the_readme_show_the_users_own(block: Block, make_sqlite: MakeHost) -> None:
+    host = make_sqlite(REFERRAL_BASE_URL="https://your.site")
+    host.current_user, code = add_referrer(host)
+    pay(host, refer(host, host.current_user))
+    host.app.add_url_rule("/account", "account", lambda: render_template_string(block.source))
+    shown = page_of(host, "/account")
+    used = set(re.findall(r"referral\.(\w+)\(", block.source)) - {"stylesheet", "script", "sources"}
+    for widget in used:
+        assert f'id="referral-{widget}"' in shown, widget
+    assert code in shown and "referral.css" in shown and "referral.js" in shown
+
+
+@runs("The referrer's page", "referral.invited(")
+def test_the_sign_up_page_of_the_readme_shows_the_invitation(
+    block: Block, make_sqlite: MakeHost
+) -> None:
+    host = make_sqlite()
+    _, code = add_referrer(host)
+    host.app.add_url_rule("/sign-up", "sign_up", lambda: render_template_string(block.source))
+    shown = browser(host).get(f"/sign-up?ref={code}").text
+    assert "Your first month is free." in shown and f'value="{code}"' in shown
+
+
+@runs("The referrer's page", "display_name_loader")
+def test_names_are_those_of_the_loader(block: Block, make_sqlite: MakeHost) -> None:
+    host = make_sqlite()
+    execute_block(block, referral=host.referral, db=host.db, User=host.User)
+    _, code = add_referrer(host)
+    with host.app.test_request_context(f"/?ref={code}", headers={"User-Agent": testing.BROWSER}):
+        invitation = host.referral.invitation()
+    assert invitation is not None and invitation.name == "referrer"
+
+
+@runs("The referrer's page", "default_page.html", "macro figures")
+def test_a_block_and_a_widget_are_replaced_by_a_template_of_that_name(
+    blocks: list[Block], make_sqlite: MakeHost
+) -> None:
+    host = make_sqlite()
+    names = ("referral/page.html", "referral/widgets/figures.html")
+    sources = (each.source for each in blocks)
+    host.app.jinja_loader = DictLoader(dict(zip(names, sources, strict=True)))
+    host.current_user = host.add_user()
+    shown = page_of(host)
+    assert "Give a month, get a month." in shown and "<p>0 friends, $0.00</p>" in shown
+    assert "Day by day" in shown

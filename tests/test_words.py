@@ -328,6 +328,15 @@ def test_what_is_kept_is_in_the_applications_language() -> None:
     assert words.stored_gettext("Referral bonus") == "Referral bonus"
 
 
+def test_what_was_kept_is_told_in_the_readers_language() -> None:
+    sentences = ("Welcome bonus", "Referral bonus")
+    app = application("ja", BABEL_DEFAULT_LOCALE="de")
+    with app.test_request_context():
+        assert words.retold("Empfehlungsbonus", sentences) == "紹介ボーナス"
+        assert words.retold("The host's own", sentences) == "The host's own"
+    assert words.retold("Referral bonus", sentences) == "Referral bonus"
+
+
 def test_a_percent_sign_without_variables_is_only_that() -> None:
     assert gettext("100% of it") == "100% of it"
     assert str(ReferralError("100% of it")) == "100% of it"

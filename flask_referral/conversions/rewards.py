@@ -47,6 +47,10 @@ _TAKEN_LATE = {
     RewardRole.referrer: gettext_noop("Referral bonus taken back, missing until now"),
     RewardRole.referred: gettext_noop("Welcome bonus taken back, missing until now"),
 }
+#: All of them.
+DESCRIPTIONS = tuple(
+    sentence for kind in (_CREDITED, _TAKEN, _GIVEN, _TAKEN_LATE) for sentence in kind.values()
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from .. import chart
 from .. import referrals as people
 from .. import wallet
 from .. import words
+from ..conversions.rewards import DESCRIPTIONS
 from ..errors import ReferralError
 from ..errors import UnknownUser
 from ..host import identity
@@ -179,7 +180,9 @@ class Shown:
         """Return the program's newest rows in the user's wallet; none for a visitor."""
         if self.user_id is None:
             return []
-        return reports.wallet_rows(self._state, self.user_id, limit)
+        rows = reports.wallet_rows(self._state, self.user_id, limit)
+        # They are kept in the application's language.
+        return [row._replace(description=_retold(row.description)) for row in rows]
 
     def leaderboard(self, days: int | None, limit: int) -> list[LeaderboardEntry]:
         """Return the best referrers; none for a visitor."""
@@ -273,3 +276,7 @@ def _address(endpoint: str, **values: t.Any) -> str | None:
     except (BuildError, RuntimeError):
         # The host did not register referral.pages; or there is no request to build it for.
         return None
+
+
+def _retold(description: str | None) -> str | None:
+    return description and words.retold(description, DESCRIPTIONS)

@@ -7,6 +7,7 @@ import typing as t
 import uuid
 
 import pytest
+import sqlalchemy as sa
 
 from flask_referral import clock
 from flask_referral import clock as extension_clock
@@ -154,12 +155,22 @@ def test_maturity_pays_off_what_is_missing(make: MakeHost, now: SetClock) -> Non
     assert amounts(host, referrer) == [1000, -900, -100, 1000, -900]
 
 
+def sign_up_on_days_of_their_own(host: Host) -> None:
+    """Keep the limit of sign-ups out of it."""
+    click = host.referral.models.ReferralClick.__table__
+    with host.app.app_context(), host.db.engine.begin() as db:
+        for number, row in enumerate(db.execute(sa.select(click.c.id)).all()):
+            moment = MONDAY - dt.timedelta(days=number)
+            db.execute(sa.update(click).where(click.c.id == row.id).values(bound_at=moment))
+
+
 def test_what_is_over_the_limit_of_a_day_waits_for_a_reviewer(
     make: MakeHost, now: SetClock
 ) -> None:
     host = make(REFERRAL_VELOCITY_LIMIT=2, reward_policy=lambda purchase: Reward(1000, 300))
     referrer = host.add_user()
     referred = [refer(host, referrer) for _ in range(4)]
+    sign_up_on_days_of_their_own(host)
     answers = [pay(host, user, f"mem_{number}") for number, user in enumerate(referred[:3])]
     assert answers == ["converted", "converted", "held"]
     held = [row for row in rewards(host) if row.status == "held"]
