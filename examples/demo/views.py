@@ -148,8 +148,8 @@ def buy(plan: str) -> ResponseReturnValue:
     payment, outcome = orders.buy(t.cast(User, current_user), plan)
     bought = PLANS[plan]
     flash(f"You are subscribed to {bought.name} for {money(bought.cents)} a {bought.period}.")
-    for sentence in told.sentences({}, payment, outcome):
-        flash(f"The payment provider told Larkmail of the payment. {sentence}")
+    changes = " ".join(told.sentences({}, payment, outcome))
+    flash(f"The payment provider told Larkmail of the payment. {changes}")
     return redirect(url_for("demo.plans"))
 
 

@@ -52,10 +52,12 @@ def lines_of(user: User) -> list[Line]:
         earned = own.get(row.reference_id or "")
         what, why = row.description or row.type, None
         if earned is not None:
-            about = _about(earned, names)
             if row.type == "adjustment":
-                about, why = f"{what}: {about}", _why(row, payments.get(earned.payment_id))
-            what = about[0].upper() + about[1:]
+                why = _why(row, payments.get(earned.payment_id))
+                if earned.role == "referrer":
+                    what = f"{what}: {_about(earned, names)}"
+            else:
+                what = _about(earned, names)
         lines.append(Line(row.created_at, what, why, row.amount_cents, row.balance_after_cents))
     return lines
 
@@ -69,13 +71,12 @@ def coming_to(user: User) -> list[Line]:
     names = _names(rows)
     lines = []
     for row in rows:
-        about = _about(row, names)
         is_held = row.status == "held"
         why = "We are looking at it first: many people signed up at once." if is_held else None
         lines.append(
             Line(
                 None if is_held else row.available_at,
-                about[0].upper() + about[1:],
+                _about(row, names),
                 why,
                 row.cents - row.reversed_cents,
             )
@@ -110,8 +111,8 @@ def _payments(rewards: t.Iterable[t.Any]) -> dict[str, Payment]:
 
 def _about(reward: t.Any, names: dict[int, str]) -> str:
     if reward.role == "referred":
-        return "your welcome bonus"
-    name = names.get(reward.referred_user_id, "somebody who has left")
+        return "Your welcome bonus"
+    name = names.get(reward.referred_user_id, "Somebody who has left")
     return f"{name} subscribed" if reward.number == 1 else f"{name} stayed, payment {reward.number}"
 
 
@@ -120,7 +121,10 @@ def _why(row: WalletTransaction, payment: Payment | None) -> str | None:
         return None
     if row.amount_cents > 0:
         return "The bank decided for Larkmail."
-    if payment.dispute is not None and not payment.refunded_cents:
-        return "The buyer's bank asked the payment back."
-    is_part = payment.left_cents > 0
-    return f"{'A part of the' if is_part else 'The'} payment was refunded."
+    refunded = "The payment was refunded." if not payment.left_cents else None
+    if payment.refunded_cents and refunded is None:
+        refunded = "A part of the payment was refunded."
+    if payment.dispute is None:
+        return refunded
+    disputed = "The buyer's bank asked the payment back."
+    return f"{refunded} {disputed}" if refunded else disputed
