@@ -769,6 +769,12 @@ def test_the_targets_of_make_are_there(block: Block) -> None:
         assert f"\n{target}:" in makefile
 
 
+def test_pictures_are_there() -> None:
+    shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
+    assert len(shown) == 3
+    assert [path for path in shown if not (ROOT / path).is_file()] == []
+
+
 def test_settings_are_all_there_with_their_defaults() -> None:
     documented = {row[0]: row[1] for row in table("Settings")}
     shown = {}
