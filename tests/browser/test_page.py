@@ -91,7 +91,7 @@ def test_one_press_makes_the_link_and_one_copies_it(host: Host, visit: Visit) ->
     with shown(host, visit) as visitor:
         page = visitor.page
         visitor.context.grant_permissions(["clipboard-read", "clipboard-write"])
-        page.get_by_role("button", name="Get my").click()
+        page.get_by_role("button", name="Get my code").click()
         link = page.get_by_role("textbox", name="Your link").input_value()
         code = page.get_by_role("textbox", name="Your code").input_value()
         assert link.endswith(f"/r/{code}")
@@ -135,7 +135,7 @@ def test_the_keyboard_alone_copies_and_changes_the_period(host: Host, visit: Vis
 def test_without_script_everything_works(host: Host, visit: Visit) -> None:
     with shown(host, visit, java_script_enabled=False) as visitor:
         page = visitor.page
-        page.get_by_role("button", name="Get my").click()
+        page.get_by_role("button", name="Get my code").click()
         assert page.get_by_role("textbox", name="Your link").input_value()
         assert page.get_by_role("button", name="Copy link").count() == 0
         give_a_past(host)

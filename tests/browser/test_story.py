@@ -51,7 +51,7 @@ def test_from_a_link_to_a_bonus_and_back(demo: str, visit: Visit) -> None:
     bob.context.grant_permissions(["clipboard-read", "clipboard-write"])
     log_in(bob, "bob@example.com")
     page = bob.go("/account")
-    page.get_by_role("button", name="Get my").click()
+    page.get_by_role("button", name="Get my code").click()
     page.get_by_role("button", name="Copy link").click()
     page.get_by_role("status").filter(has_text="copied").wait_for()
     link: str = page.evaluate("navigator.clipboard.readText()")

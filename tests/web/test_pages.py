@@ -58,14 +58,14 @@ def page(host: Host, query: str = "", *, status: int = 200) -> str:
 def test_one_press_makes_the_code_and_looking_makes_none(make: MakeHost, key: str) -> None:
     host = make(key=key, **BASE)
     user = log_in(host)
-    assert "Get my link" in page(host)
+    assert "Get my code" in page(host)
     assert count(host, host.referral.models.ReferralCode) == 0
     answer = host.client().post(f"{PAGE}code", data={"action": "make"})
     assert (answer.status_code, answer.headers["Location"]) == (303, PAGE)
     code = make_code(host, user)
     shown = page(host)
     assert f'value="https://shop.example/r/{code}"' in shown and f'value="{code}"' in shown
-    assert "Get my link" not in shown
+    assert "Get my code" not in shown
     again = host.client().post(f"{PAGE}code", data={"action": "make"})
     assert again.status_code == 303 and make_code(host, user) == code
 
@@ -411,7 +411,7 @@ def test_one_block_of_the_page_is_replaced(make_sqlite: MakeHost) -> None:
     log_in(host)
     shown = page(host)
     assert "A month free for both of you." in shown and "$10.00" not in shown
-    assert "Get my link" in shown
+    assert "Get my code" in shown
 
 
 def test_one_widget_is_replaced_and_the_others_stay(make_sqlite: MakeHost) -> None:
