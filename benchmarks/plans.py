@@ -44,7 +44,9 @@ class Sent(t.NamedTuple):
     def explain(self, connection: sa.Connection, *options: str) -> dict[str, t.Any]:
         """Return the plan, as PostgreSQL's JSON says it."""
         prefix = f"EXPLAIN ({', '.join((*options, 'FORMAT JSON'))}) "
-        found = connection.exec_driver_sql(prefix + self.text, self.parameters).scalar_one()
+        # Of what is executed for many rows, the first.
+        first = self.parameters[0] if isinstance(self.parameters, list) else self.parameters
+        found = connection.exec_driver_sql(prefix + self.text, first).scalar_one()
         plan: dict[str, t.Any] = found[0]
         return plan
 

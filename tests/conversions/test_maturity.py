@@ -7,7 +7,6 @@ import typing as t
 import uuid
 
 import pytest
-import sqlalchemy as sa
 
 from flask_referral import clock
 from flask_referral import clock as extension_clock
@@ -31,6 +30,7 @@ from ..money import refund
 from ..money import refuse_rows
 from ..money import rewards
 from ..money import rows
+from ..money import sign_up_on_days_of_their_own
 from ..money import transaction
 from ..money import withdraw
 from ..visiting import Clock
@@ -153,15 +153,6 @@ def test_maturity_pays_off_what_is_missing(make: MakeHost, now: SetClock) -> Non
     pay(host, refer(host, referrer), "mem_2")
     mature(host, MONDAY + TWO_WEEKS)
     assert amounts(host, referrer) == [1000, -900, -100, 1000, -900]
-
-
-def sign_up_on_days_of_their_own(host: Host) -> None:
-    """Keep the limit of sign-ups out of it."""
-    click = host.referral.models.ReferralClick.__table__
-    with host.app.app_context(), host.db.engine.begin() as db:
-        for number, row in enumerate(db.execute(sa.select(click.c.id)).all()):
-            moment = MONDAY - dt.timedelta(days=number)
-            db.execute(sa.update(click).where(click.c.id == row.id).values(bound_at=moment))
 
 
 def test_what_is_over_the_limit_of_a_day_waits_for_a_reviewer(
