@@ -72,6 +72,7 @@ class Demo:
         output, errors = self.process.communicate(timeout=DEADLINE)
         assert self.process.returncode == 0, errors
         assert "Traceback" not in errors and "has stopped" in output
+        assert all(email in output for email, _ in (*deploy.USERS, deploy.OPERATOR))
         wait_until(lambda: is_gone(self.postmaster))
 
 
