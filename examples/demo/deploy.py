@@ -6,6 +6,7 @@ import flask_migrate
 import sqlalchemy as sa
 from flask import current_app
 
+from flask_referral import ReferralError
 from flask_referral import schema
 
 from .models import add_user
@@ -60,7 +61,10 @@ def chores() -> None:
 
 
 def run(*arguments: str) -> None:
-    """Run a command of ``flask referral``."""
+    """Run a command of ``flask referral``.
+
+    :raises ReferralError: with what the command said, where it failed.
+    """
     result = current_app.test_cli_runner().invoke(args=["referral", *arguments])
     if result.exit_code:
-        raise RuntimeError(f"flask referral {' '.join(arguments)}: {result.output}")
+        raise ReferralError(f"flask referral {' '.join(arguments)} failed: {result.output}")

@@ -128,6 +128,7 @@ def wallet() -> str:
         balance_cents=wallets.balance_of(user),
         coming=wallets.coming_to(user),
         lines=wallets.lines_of(user),
+        shown=wallets.SHOWN,
     )
 
 

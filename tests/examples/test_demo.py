@@ -384,6 +384,34 @@ def test_deploying_again_changes_nothing(app: Flask) -> None:
         assert db.session.scalar(sa.select(sa.func.count(WalletTransaction.id))) == 2
 
 
+def test_a_demo_of_before_keeps_its_purchases(
+    postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEMO_INSTANCE", str(tmp_path))
+    app = create_app(SQLALCHEMY_DATABASE_URI=postgresql_url)
+    with app.app_context():
+        flask_migrate.upgrade(revision="0001")
+        db.session.execute(
+            sa.text("INSERT INTO users (email, name, password_hash) VALUES ('e@e.org', 'Eve', '')")
+        )
+        db.session.execute(
+            sa.text(
+                "INSERT INTO purchases (user_id, plan, amount_cents, membership_id) "
+                "VALUES (1, 'team', 2900, 'mem_1')"
+            )
+        )
+        db.session.commit()
+        deploy.upgrade()
+        (payment,) = db.session.scalars(sa.select(Purchase)).one().payments
+        # The name by which the provider told of it then.
+        assert (payment.payment_id, payment.left_cents) == ("pay_mem_1", 2900)
+        assert payment.created_at == payment.purchase.created_at
+        db.session.remove()
+        flask_migrate.downgrade(revision="0001")
+        assert not sa.inspect(db.engine).has_table("payments")
+        db.engine.dispose()
+
+
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
 def test_a_bare_url_means_psycopg2(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     monkeypatch.setenv("DATABASE_URL", f"{scheme}://me:p%40ss@host/shop")

@@ -15,6 +15,8 @@ from examples.demo import deploy
 from examples.demo import past
 from examples.demo.extensions import referral
 from examples.demo.models import db
+from examples.demo.models import Payment
+from examples.demo.models import Purchase
 from examples.demo.models import User
 from examples.demo.models import WalletTransaction
 
@@ -77,15 +79,21 @@ def test_the_program_has_a_past_of_all_states(app: Flask) -> None:
     assert sum(day.earned_cents for day in stats.daily[:-1]) == stats.totals.earned_cents
 
 
-def test_nothing_is_of_the_future_or_before_the_past(app: Flask) -> None:
-    now = dt.datetime.now(dt.UTC)
-    for table in db.metadata.sorted_tables:
-        for column in table.columns:
-            if isinstance(column.type, sa.DateTime) and column.name != "available_at":
-                first, last = db.session.execute(
-                    sa.select(sa.func.min(column), sa.func.max(column))
-                ).one()
-                assert first is None or now - dt.timedelta(days=62) < first <= last <= now, column
+def test_everything_has_the_date_of_its_day(app: Flask) -> None:
+    ended = dt.datetime.now(dt.UTC)
+    # Nothing is dated by the clock of the database, which stood at the time of the seeding.
+    began = ended - dt.timedelta(days=62)
+    today = ended.replace(hour=0, minute=0, second=0, microsecond=0)
+    for model in (WalletTransaction, Purchase, Payment, referral.models.ReferralCode):
+        days = db.session.scalars(sa.select(model.created_at)).all()
+        assert all(began < day < today for day in days), model
+    reward, event = referral.models.ReferralReward, referral.models.ReferralEvent
+    received = db.session.scalars(sa.select(event.received_at)).all()
+    assert all(began < moment < ended for moment in received)
+    assert sum(moment >= today for moment in received) <= 1
+    held = db.session.scalars(sa.select(reward).where(reward.credited_at > reward.available_at))
+    late = [each.credited_at - each.available_at for each in held]
+    assert len(late) == 4 and max(late) < dt.timedelta(days=1)
 
 
 def test_doctor_is_content_with_it(app: Flask) -> None:
