@@ -43,6 +43,14 @@ test-neighbours:  ## one application with the extensions that hosts use
 	@$(MAKE) .venv-neighbours/.test .venv-neighbours/.neighbours VENV=.venv-neighbours
 	.venv-neighbours/bin/python -m pytest -m neighbours tests/neighbours
 
+.PHONY: test-browser
+test-browser: $(VENV)/.browser $(VENV)/.test $(VENV)/.demo  ## what people see, in a real Chromium
+	$(BIN)/python -m pytest -m browser tests/browser
+
+.PHONY: screenshots
+screenshots: $(VENV)/.browser $(VENV)/.test $(VENV)/.demo  ## the pictures in README and docs, made anew
+	$(BIN)/python -m tests.browser.screenshots
+
 ATTACKS := tests/attacks tests/rls tests/proof/test_barriers.py $(addprefix tests/web/test_,hostile_requests.py \
 	cross_site.py cookies.py) $(wildcard tests/payments/test_*signatures.py) tests/payments/test_events.py
 .PHONY: attacks
@@ -54,6 +62,10 @@ lint: $(VENV)/.lint $(VENV)/.test  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+.PHONY: messages
+messages: $(VENV)/.test  ## bring the translations in line with the sentences of the package
+	$(BIN)/python -m tests.messages
 
 .PHONY: package
 package: $(VENV)/.lint  ## build the wheel and use it outside the checkout

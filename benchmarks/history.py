@@ -49,10 +49,12 @@ FROM referral_clicks
 WHERE referred_user_id IS NOT NULL AND (referred_user_id - %(typical)s) / 200 %% 10 = 0;
 INSERT INTO referral_rewards (id, conversion_id, user_id, referred_user_id, role, provider,
                               payment_id, membership_id, number, cents, status, credited_at,
-                              created_at)
-SELECT id, id, referrer_user_id, referred_user_id, 'referrer', 'host', whop_membership_id,
-       whop_membership_id, 1, bonus_cents, 'credited', converted_at, converted_at
-FROM referral_conversions;
+                              created_at, click_id)
+SELECT conversion.id, conversion.id, conversion.referrer_user_id, conversion.referred_user_id,
+       'referrer', 'host', whop_membership_id, whop_membership_id, 1, bonus_cents, 'credited',
+       converted_at, converted_at, click.id
+FROM referral_conversions AS conversion
+JOIN referral_clicks AS click ON click.referred_user_id = conversion.referred_user_id;
 INSERT INTO referral_events (provider, kind, event_id, payment_id, membership_id, outcome)
 SELECT 'host', kind, payment_id, CASE kind WHEN 'payment' THEN payment_id END, membership_id,
        CASE kind WHEN 'payment' THEN 'rewarded:' || id ELSE 'known' END

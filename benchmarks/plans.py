@@ -15,6 +15,9 @@ from flask_referral import Referral
 from flask_referral.host.state import State
 
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:150.0) Gecko/20100101 Firefox/150.0"
+#: A page of referrals that begins in the middle of a year of them.
+_MIDDLE = int((dt.datetime.now(dt.UTC) - dt.timedelta(days=180)).timestamp() * 1_000_000)
+_OLDER = f"?before={_MIDDLE}-{'f' * 32}"
 _PLANNED = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
 
 
@@ -41,7 +44,9 @@ class Sent(t.NamedTuple):
     def explain(self, connection: sa.Connection, *options: str) -> dict[str, t.Any]:
         """Return the plan, as PostgreSQL's JSON says it."""
         prefix = f"EXPLAIN ({', '.join((*options, 'FORMAT JSON'))}) "
-        found = connection.exec_driver_sql(prefix + self.text, self.parameters).scalar_one()
+        # Of what is executed for many rows, the first.
+        first = self.parameters[0] if isinstance(self.parameters, list) else self.parameters
+        found = connection.exec_driver_sql(prefix + self.text, first).scalar_one()
         plan: dict[str, t.Any] = found[0]
         return plan
 
@@ -160,10 +165,16 @@ def _work(
         "statistics",
         lambda: _ok(client.get("/api/referral/stats", headers={"X-User": str(referrer)})),
     )
+    for name, query in (("newest", ""), ("older", _OLDER)):
+        yield f"{name} referrals", lambda query=query: _referrals(client, referrer, query)
 
 
 def _post(client: FlaskClient, user: t.Any) -> None:
     _ok(client.post("/api/referral/generate", headers={"X-User": str(user)}))
+
+
+def _referrals(client: FlaskClient, user: t.Any, query: str) -> None:
+    _ok(client.get(f"/api/referral/referrals{query}", headers={"X-User": str(user)}))
 
 
 def _ok(response: t.Any) -> None:

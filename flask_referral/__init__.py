@@ -8,6 +8,7 @@ from .db.models import ReferralClickMixin
 from .db.models import ReferralCodeMixin
 from .db.models import ReferralConversionMixin
 from .db.models import ReferralDailyMixin
+from .db.models import ReferralDailySourceMixin
 from .db.models import ReferralEventMixin
 from .db.models import ReferralIssuedCodeMixin
 from .errors import ConfigurationError
@@ -21,7 +22,12 @@ from .results import Attribution
 from .results import AttributionReason
 from .results import ConversionReason
 from .results import ConversionResult
+from .results import Invitation
+from .results import LeaderboardEntry
 from .results import Purchase
+from .results import ReferralEntry
+from .results import ReferralNote
+from .results import ReferralState
 from .results import ReversalReason
 from .results import ReversalResult
 from .results import Reward
@@ -36,15 +42,21 @@ __all__ = [
     "EventKind",
     "InvalidEvent",
     "InvalidSignature",
+    "Invitation",
+    "LeaderboardEntry",
     "Purchase",
     "Referral",
     "ReferralClickMixin",
     "ReferralCodeMixin",
     "ReferralConversionMixin",
     "ReferralDailyMixin",
+    "ReferralDailySourceMixin",
+    "ReferralEntry",
     "ReferralError",
     "ReferralEventMixin",
     "ReferralIssuedCodeMixin",
+    "ReferralNote",
+    "ReferralState",
     "ReversalReason",
     "ReversalResult",
     "Reward",

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from . import clicks
 from . import signals
+from . import sources
 from .clicks import Click
 from .clicks import Touch
 from .clicks import Visit
@@ -111,7 +112,7 @@ def attribute(
 
     row, is_unrecorded = None, visit is not None and found.click_code is None
     if touch is not None and visit is not None and is_unrecorded:
-        values = _values_of(visit, touch, settings)
+        values = {"click": touch.click_id, **visit.told(settings)}
         row = _insert_bound(db, models, sought, user_id, now, **values)
     is_new_visit = row is not None
     # Another request of the visitor's may have recorded it just now.
@@ -125,7 +126,8 @@ def attribute(
     is_own = is_shared or code is not None or touch is None
     # Where it is shared with nobody, its id is taken once only.
     own_id = {} if is_own else {"click": t.cast(Touch, touch).click_id}
-    row = row or _insert_bound(db, models, sought, user_id, now, **own_id)
+    source = _source(found, touch, visit, sought)
+    row = row or _insert_bound(db, models, sought, user_id, now, source=source, **own_id)
     if row is not None:
         outcome = _bound(AttributionReason.attributed, Click._make(row))
         return outcome._replace(is_new_visit=is_new_visit)
@@ -197,7 +199,7 @@ def reattribute(
         )
     unbind = sa.update(click).where(click.c.referred_user_id == user_id)
     qualified.execute(db, unbind.values(referred_user_id=None, bound_at=None))
-    row = _insert_bound(db, models, code, user_id, now)
+    row = _insert_bound(db, models, code, user_id, now, source=sources.CODE)
     if row is None:
         raise AttributionRefused("The user was bound by somebody else just now; run this again.")
     return before, _bound(AttributionReason.attributed, Click._make(row))
@@ -236,8 +238,10 @@ class _Found(t.NamedTuple):
     owner_id: t.Any
     #: Of the visit's click; None where it is no more.
     click_code: str | None
-    click_referred_id: t.Any
+    #: When it was bound, also where that account is gone.
+    click_bound_at: dt.datetime | None
     clicked_at: dt.datetime | None
+    click_source: str | None
     #: What the user is bound by.
     bound: Click | None
 
@@ -303,10 +307,20 @@ def _existed_before(moment: dt.datetime, born: dt.datetime, now: dt.datetime) ->
 def _is_free(found: _Found, code: str, now: dt.datetime, window: dt.timedelta) -> bool:
     return (
         found.click_code == code
-        and found.click_referred_id is None
+        and found.click_bound_at is None
         and found.clicked_at is not None
         and is_in_window(as_utc(found.clicked_at), now, window)
     )
+
+
+def _source(found: _Found, touch: Touch | None, visit: Visit | None, code: str) -> str | None:
+    """Return the source of a sign-up that gets a click of its own."""
+    if touch is None or touch.code != code:
+        return sources.CODE
+    if visit is not None:
+        return visit.source
+    # Of a visit that was purged nobody knows it any more.
+    return found.click_source if found.click_code == code else None
 
 
 def _look_up(
@@ -359,8 +373,9 @@ def _looking_up(created_name: str | None) -> sql.Statement:
             created if created is not None else sa.null(),
             owner.c.user_id,
             seen.c.referral_code,
-            seen.c.referred_user_id,
+            seen.c.bound_at,
             seen.c.clicked_at,
+            seen.c.source,
             *_columns(bound),
         ]
         if dialect == "postgresql":
@@ -413,7 +428,8 @@ def _bind(models: Models, dialect: str) -> sa.Executable:
         sa.update(click)
         .where(
             click.c.id == sql.parameter("click", click.c.id),
-            click.c.referred_user_id.is_(None),
+            # Nor of somebody whose account is gone.
+            click.c.bound_at.is_(None),
             click.c.referrer_user_id != user,
             ~sa.exists().where(other.c.referred_user_id == user),
             ~_is_circular(models, click.c.referrer_user_id, user),
@@ -423,20 +439,12 @@ def _bind(models: Models, dialect: str) -> sa.Executable:
     )
 
 
-def _values_of(visit: Visit, touch: Touch, settings: Settings) -> dict[str, t.Any]:
-    return {
-        "click": touch.click_id,
-        "referrer": visit.referrer_url,
-        "agent": visit.user_agent,
-        "address": clicks.hash_address(visit.address, settings.ip_key, visit.at),
-    }
-
-
 def _insert_bound(
     db: sa.Connection, models: Models, code: str, user_id: t.Any, now: dt.datetime, **visit: t.Any
 ) -> t.Any:
-    typed = {"click": clicks.new_id(now), "referrer": None, "agent": None, "address": None}
-    values = {**typed, "code": code, "user": user_id, "now": now, **visit}
+    # Of a visit whose row is not to be had nothing is told but its source.
+    untold = {"click": clicks.new_id(now), **dict.fromkeys(clicks.TOLD)}
+    values = {**untold, "code": code, "user": user_id, "now": now, **visit}
     return _insert(db, models, **values).first()
 
 
@@ -452,9 +460,7 @@ def _insert(models: Models, dialect: str) -> sa.Executable:
         "referred_user_id": user,
         "clicked_at": sql.parameter("now", click.c.clicked_at),
         "bound_at": sql.parameter("now", click.c.bound_at),
-        "referrer_url": sql.parameter("referrer", click.c.referrer_url),
-        "user_agent": sql.parameter("agent", click.c.user_agent),
-        "ip_hash": sql.parameter("address", click.c.ip_hash),
+        **{name: sql.parameter(name, click.c[name]) for name in clicks.TOLD},
     }
     row = sa.select(*values.values()).where(
         owner.code == sql.parameter("code", owner.code),

@@ -16,14 +16,27 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from . import signals
+from . import sources
 from .clock import as_utc
 from .clock import SKEW
 from .db import sql
 from .db.models import Models
 from .settings import Settings
+from .sources import NO_TAGS
+from .sources import Tags
 
 USER_AGENT_LENGTH = 256
 REFERRER_LENGTH = 512
+#: The columns that tell of a visit.
+TOLD = (
+    "referrer_url",
+    "user_agent",
+    "ip_hash",
+    "utm_source",
+    "utm_medium",
+    "utm_campaign",
+    "source",
+)
 #: The version digits of a click's id (RFC 9562, sections 5.7 and 5.8). In both the time comes
 #: first, so that index inserts stay local.
 RANDOM, DERIVED = 7, 8
@@ -45,6 +58,25 @@ class Visit:
     referrer_url: str | None = None
     #: The key of the user who is logged in, or None.
     visitor_id: t.Any = None
+    #: What its link was tagged with.
+    tags: Tags = NO_TAGS
+
+    @property
+    def source(self) -> str | None:
+        """Where it came from; None where it came directly."""
+        return sources.of_visit(self.tags, self.referrer_url)
+
+    def told(self, settings: Settings) -> dict[str, str | None]:
+        """Return the columns :data:`TOLD`."""
+        return {
+            "referrer_url": self.referrer_url,
+            "user_agent": self.user_agent,
+            "ip_hash": hash_address(self.address, settings.ip_key, self.at),
+            "utm_source": self.tags.source,
+            "utm_medium": self.tags.medium,
+            "utm_campaign": self.tags.campaign,
+            "source": self.source,
+        }
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,6 +101,10 @@ class Click(t.NamedTuple):
     user_agent: str | None
     ip_hash: str | None
     bound_at: dt.datetime | None
+    utm_source: str | None
+    utm_medium: str | None
+    utm_campaign: str | None
+    source: str | None
 
 
 class Recorded(t.NamedTuple):
@@ -101,9 +137,7 @@ def record(
         "code": visit.code,
         "visitor": visit.visitor_id,
         "at": visit.at,
-        "referrer": visit.referrer_url,
-        "agent": visit.user_agent,
-        "address": hash_address(visit.address, settings.ip_key, visit.at),
+        **visit.told(settings),
     }
     if db.dialect.name == "postgresql":
         values["lock_timeout"] = str(settings.lock_timeout_ms)
@@ -131,7 +165,12 @@ def announce(recorded: Recorded | None, session: Session | None) -> None:
 
 def is_known(db: sql.Connection, models: Models, code: str, visitor_id: t.Any = None) -> bool:
     """Whether a code exists and belongs to somebody else than the visitor. One statement."""
-    return _owner(db, models, code=code, visitor=visitor_id).first() is not None
+    return owner_of(db, models, code, visitor_id) is not None
+
+
+def owner_of(db: sql.Connection, models: Models, code: str, visitor_id: t.Any = None) -> t.Any:
+    """Return whose a code is; None for nobody's and for the visitor's own. One statement."""
+    return _owner(db, models, code=code, visitor=visitor_id).scalar()
 
 
 def forgotten_since(settings: Settings, now: dt.datetime) -> dt.datetime:
@@ -171,6 +210,11 @@ def derive_id(visit: Visit, secret: bytes, settings: Settings) -> uuid.UUID:
 def new_id(at: dt.datetime) -> uuid.UUID:
     """Return the id of a click that no visit made, a typed code's; it tells the time alone."""
     return _uuid(RANDOM, int(at.timestamp() * 1000), os.urandom(10))
+
+
+def forgotten_id(derived: uuid.UUID) -> uuid.UUID:
+    """Return an id in place of one that a visit made: the time stays, the rest is random."""
+    return _uuid(RANDOM, derived.int >> 80, os.urandom(10))
 
 
 def hash_address(address: str | None, ip_key: bytes | None, at: dt.datetime) -> str | None:
@@ -266,9 +310,7 @@ def _inserting(models: Models, dialect: str, *where: sa.ColumnElement[bool]) -> 
         "referral_code": code.code,
         "referrer_user_id": code.user_id,
         "clicked_at": sql.parameter("at", click.c.clicked_at),
-        "referrer_url": sql.parameter("referrer", click.c.referrer_url),
-        "user_agent": sql.parameter("agent", click.c.user_agent),
-        "ip_hash": sql.parameter("address", click.c.ip_hash),
+        **{name: sql.parameter(name, click.c[name]) for name in TOLD},
     }
     insert = (
         sql.insert(dialect, click)
@@ -282,7 +324,7 @@ def _inserting(models: Models, dialect: str, *where: sa.ColumnElement[bool]) -> 
 
 @sql.statement
 def _owner(models: Models, dialect: str) -> sa.Executable:
-    return _owned(models, sa.literal_column("1"))
+    return _owned(models, models.ReferralCode.__table__.c.user_id)
 
 
 @sql.statement

@@ -8,8 +8,12 @@ import typing as t
 class ReferralError(RuntimeError):
     """flask-referral could not do what it was asked to do."""
 
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (type(self).__doc__ or "").strip())
+    def __init__(self, message: str | None = None, /, **variables: t.Any) -> None:
+        #: The English sentence, which is the key of its translations where users are told it.
+        self.message = message or (type(self).__doc__ or "").strip()
+        #: What stands for each ``%(name)s`` in it.
+        self.variables = variables
+        super().__init__(self.message % variables if variables else self.message)
 
 
 class ConfigurationError(ReferralError):

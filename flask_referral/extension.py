@@ -20,6 +20,8 @@ from . import attribution
 from . import cli
 from . import clock
 from . import codes
+from . import leaderboard
+from . import referrals
 from . import stats
 from . import wallet
 from .conversions import aliases
@@ -44,6 +46,7 @@ from .host.awaiting import awaited
 from .host.state import BotDetector
 from .host.state import BuyerLoader
 from .host.state import ConsentLoader
+from .host.state import DisplayNameLoader
 from .host.state import EXTENSION_KEY
 from .host.state import IdentityLoader
 from .host.state import Loaders
@@ -53,6 +56,9 @@ from .payments.events import WebhookReader
 from .payments.providers import BUILT_IN
 from .results import Attribution
 from .results import ConversionResult
+from .results import Invitation
+from .results import LeaderboardEntry
+from .results import ReferralEntry
 from .results import ReversalResult
 from .results import RewardPolicy
 from .results import Stats
@@ -61,10 +67,13 @@ from .settings import Settings
 from .web import api
 from .web import auto
 from .web import links
+from .web import pages
 from .web import reports
 from .web import sign_ups
+from .web import widgets
 
 IdentityLoaderT = t.TypeVar("IdentityLoaderT", bound=IdentityLoader)
+DisplayNameLoaderT = t.TypeVar("DisplayNameLoaderT", bound=DisplayNameLoader)
 ConsentLoaderT = t.TypeVar("ConsentLoaderT", bound=ConsentLoader)
 BotDetectorT = t.TypeVar("BotDetectorT", bound=BotDetector)
 AttributionCheckT = t.TypeVar("AttributionCheckT", bound=attribution.AttributionCheck)
@@ -112,6 +121,8 @@ class Referral:
         self.blueprint: Blueprint = api.create_blueprint()
         #: Share links, mounted at ``REFERRAL_LINK_PREFIX``, and ``?ref=`` on any page.
         self.links: Blueprint = links.create_blueprint()
+        #: The referrer's page, mounted at ``REFERRAL_PAGE_PREFIX``.
+        self.pages: Blueprint = pages.create_blueprint()
         if app is not None:
             self.init_app(app)
 
@@ -180,9 +191,12 @@ class Referral:
         json.teach(app.json)
         app.extensions[EXTENSION_KEY] = self
         app.cli.add_command(cli.referral)
+        # Templates and no routes: the host's own pages have the widgets in any case.
+        app.register_blueprint(widgets.create_blueprint())
         if self._register_blueprint if register_blueprint is None else register_blueprint:
             app.register_blueprint(self.blueprint, url_prefix=settings.url_prefix)
             app.register_blueprint(self.links, url_prefix=settings.link_prefix)
+            app.register_blueprint(self.pages, url_prefix=settings.page_prefix)
 
     @property
     def state(self) -> State:
@@ -443,6 +457,49 @@ class Referral:
         _flushed_session(state)
         return Stats.of(reports.stats(state, user_id, days))
 
+    def referrals(
+        self, user: t.Any, limit: int = referrals.DEFAULT_LIMIT, before: str | None = None
+    ) -> list[ReferralEntry]:
+        """Return whom a user brought, newest first: when they signed up, and what they earned.
+
+        Who somebody is, is the host's to tell: see :meth:`display_name_loader`. Accounts that are
+        gone stay in the list. A read of one statement, whatever the number of referrals and
+        payments; one more where there is a loader of names. ``REFERRAL_READ_BIND`` applies.
+
+        :param user: a user object or a user id.
+        :param limit: how many, 1 to 100.
+        :param before: the ``cursor`` of the last entry that was seen.
+        :raises UnknownUser: where there is no such user.
+        :raises ReferralError: where ``limit`` or ``before`` is out of bounds.
+        """
+        state = self.state
+        user_id = identity.user_id(state, user)
+        _flushed_session(state)
+        return reports.referrals(state, user_id, limit, before).entries
+
+    def leaderboard(
+        self, days: int | None = None, limit: int = leaderboard.DEFAULT_LIMIT
+    ) -> list[LeaderboardEntry]:
+        """Return the referrers with the most conversions; of as many, who earned more goes first.
+
+        A read of two statements. ``REFERRAL_READ_BIND`` applies.
+
+        :param days: of how many days (UTC), 1 to 366, today included; None: of all time.
+        :param limit: how many, 1 to 100.
+        :raises ReferralError: where one of them is out of bounds.
+        """
+        state = self.state
+        _flushed_session(state)
+        return reports.leaderboard(state, days, limit)
+
+    def invitation(self) -> Invitation | None:
+        """Return who invited this visitor, for landing and sign-up pages, or None.
+
+        It reads the request: the visit that it is, or the one in its cookie while that counts.
+        The visitor's own code is no invitation. At most two statements; it stores nothing.
+        """
+        return sign_ups.invitation(self.state)
+
     def acting_as(self, user: t.Any) -> contextlib.AbstractContextManager[None]:
         """Put ``db.session`` under the row level security of one user, for reading.
 
@@ -478,6 +535,16 @@ class Referral:
         It replaces :func:`flask_referral.web.bots.is_bot`.
         """
         self._loaders.bot_detector = function
+        return function
+
+    def display_name_loader(self, function: DisplayNameLoaderT) -> DisplayNameLoaderT:
+        """Name the function that says what others may call a user.
+
+        It takes the user's key and returns a name or None. What it returns is shown to whoever
+        referred that user, to visitors who follow the user's link, and in the leaderboard: a first
+        name or a nickname. Without it nobody has a name.
+        """
+        self._loaders.display_name = function
         return function
 
     def attribution_check(self, function: AttributionCheckT) -> AttributionCheckT:

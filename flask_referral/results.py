@@ -243,6 +243,132 @@ class StatsDay:
 
 
 @dataclasses.dataclass(frozen=True)
+class StatsSource:
+    """What came from one source, of all time.
+
+    :param source: the ``utm_source`` of the visits, else the site that led here; None: they came
+        directly, or before sources were kept; ``code``: a code was typed, there was no visit;
+        ``other``: all sources that are not listed.
+    :param clicks: its clicks.
+    :param signups: the users who signed up through them.
+    :param conversions: the purchases of these users that qualified.
+    :param earned_cents: bonuses that their payments earned, before reversals.
+    """
+
+    source: str | None
+    clicks: int
+    signups: int
+    conversions: int
+    earned_cents: int
+
+
+class ReferralState(enum.StrEnum):
+    """How far somebody whom a referrer brought is."""
+
+    #: Nothing that was bought has earned anything yet.
+    signed_up = enum.auto()
+    #: A bonus waits for its date.
+    pending = enum.auto()
+    #: A bonus waits for a reviewer.
+    held = enum.auto()
+    #: A bonus was credited, and something of it is left.
+    earned = enum.auto()
+    #: All that was credited has been taken back.
+    reversed = enum.auto()
+    #: Given up before anything was credited.
+    void = enum.auto()
+
+
+class ReferralNote(enum.StrEnum):
+    """Why a referral earns less than it might."""
+
+    #: Held: a reviewer looks at it.
+    review = enum.auto()
+    #: A purchase was refunded, or is disputed, in part or one of several.
+    partly_refunded = enum.auto()
+    #: What was bought was refunded, or is disputed.
+    refunded = enum.auto()
+    #: It was refunded before its date, or a reviewer said no.
+    cancelled = enum.auto()
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferralEntry(Result):
+    """Somebody whom a referrer brought; the answer of :meth:`flask_referral.Referral.referrals`.
+
+    Amounts are the referrer's own, in cents, of all that this person bought.
+
+    :param cursor: what ``before`` takes to go on after this entry; it tells nothing else.
+    :param signed_up_at: UTC.
+    :param state: how far it is.
+    :param name: what ``@referral.display_name_loader`` says, else None.
+    :param converted_at: when the first purchase that counts was made (UTC), or None.
+    :param available_at: when the next pending bonus is due (UTC), or None.
+    :param earned_cents: what was credited, before reversals.
+    :param pending_cents: what waits for its date or for a reviewer.
+    :param reversed_cents: what was taken back of what had been credited.
+    :param payments: how many payments earned something, renewals included.
+    :param reason: why it earns less than it might, or None.
+    """
+
+    cursor: str
+    signed_up_at: dt.datetime
+    state: ReferralState
+    name: str | None
+    converted_at: dt.datetime | None
+    available_at: dt.datetime | None
+    earned_cents: int
+    pending_cents: int
+    reversed_cents: int
+    payments: int
+    reason: ReferralNote | None
+
+    def to_dict(self) -> dict[str, t.Any]:
+        """Return what ``GET /api/referral/referrals`` lists, ready for JSON."""
+        return {name: plain(value) for name, value in vars(self).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Invitation(Result):
+    """Who invited a visitor; the answer of :meth:`flask_referral.Referral.invitation`.
+
+    :param code: the code of the visit.
+    :param name: what ``@referral.display_name_loader`` says of its owner, else None.
+    """
+
+    code: str
+    name: str | None
+
+    def to_dict(self) -> dict[str, t.Any]:
+        """Return the fields."""
+        return dict(vars(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class LeaderboardEntry(Result):
+    """A referrer's place; the answer of :meth:`flask_referral.Referral.leaderboard`.
+
+    :param rank: 1 for the first.
+    :param user_id: the key of the user, for the host alone: :meth:`to_dict` leaves it out.
+    :param name: what ``@referral.display_name_loader`` says, else None.
+    :param signups: the users who signed up.
+    :param conversions: the purchases that qualified.
+    :param earned_cents: what was credited, less what was taken back.
+    """
+
+    rank: int
+    user_id: t.Any
+    name: str | None
+    signups: int
+    conversions: int
+    earned_cents: int
+
+    def to_dict(self) -> dict[str, t.Any]:
+        """Return the fields without the user's key."""
+        return {name: value for name, value in vars(self).items() if name != "user_id"}
+
+
+@dataclasses.dataclass(frozen=True)
 class Stats(Result):
     """The answer of :meth:`flask_referral.Referral.stats`.
 
@@ -250,6 +376,7 @@ class Stats(Result):
     :param link: its share link, or None.
     :param days: how many days ``daily`` has.
     :param daily: one entry for each day, oldest first; the last is today (UTC).
+    :param sources: where all that came from, most clicks first; their sums are the totals.
     """
 
     code: str | None
@@ -257,6 +384,7 @@ class Stats(Result):
     days: int
     totals: StatsTotals
     daily: tuple[StatsDay, ...]
+    sources: tuple[StatsSource, ...]
 
     @classmethod
     def of(cls, answer: t.Mapping[str, t.Any]) -> Stats:
@@ -265,9 +393,16 @@ class Stats(Result):
             StatsDay(**{**day, "date": dt.date.fromisoformat(day["date"])})
             for day in answer["daily"]
         )
-        return cls(**{**answer, "totals": StatsTotals(**answer["totals"]), "daily": daily})
+        sources = tuple(StatsSource(**source) for source in answer["sources"])
+        totals = StatsTotals(**answer["totals"])
+        return cls(**{**answer, "totals": totals, "daily": daily, "sources": sources})
 
     def to_dict(self) -> dict[str, t.Any]:
         """Return what ``GET /api/referral/stats`` answers, ready for JSON."""
         daily = [vars(day) | {"date": day.date.isoformat()} for day in self.daily]
-        return vars(self) | {"totals": dict(vars(self.totals)), "daily": daily}
+        sources = [dict(vars(source)) for source in self.sources]
+        return vars(self) | {
+            "totals": dict(vars(self.totals)),
+            "daily": daily,
+            "sources": sources,
+        }

@@ -232,6 +232,12 @@ class Settings:
     link_prefix: str = _setting("/r", _prefix)
     #: Where the referrer's page is mounted.
     page_prefix: str = _setting("/referral", _prefix)
+    #: The template that the referrer's page extends; see README for its blocks.
+    base_template: str = _setting(
+        "referral/base.html", _matching(re.compile(r".+"), "a template's name")
+    )
+    #: Whether the referrer's page shows the leaderboard.
+    leaderboard: bool = _setting(False, _boolean)
     #: The origin of share links. ``None``: they are built from a trusted host only.
     base_url: str | None = _setting(None, _optional(_base_url))
     #: Where a share link leads.

@@ -32,7 +32,7 @@ _INFORMATION = "\N{INFORMATION SOURCE}"
 # Nothing is seen of these, though they are marks, letters or symbols for Unicode: the combining
 # grapheme joiner, fillers of Hangul, vowels of Khmer, Mongolian and other variation selectors, an
 # empty cell of Braille.
-_UNSEEN = re.compile(
+UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
     "\U000e0100-\U000e01ef]"
 )
@@ -126,7 +126,7 @@ def _fold(text: str) -> str:
         text = unquote(text)
     if text.isascii():
         return text
-    text = unicodedata.normalize("NFC", _UNSEEN.sub("", _KEYCAP.sub("*", text)))
+    text = unicodedata.normalize("NFC", UNSEEN.sub("", _KEYCAP.sub("*", text)))
     return "".join(map(_fold_character, text))
 
 

@@ -1,8 +1,9 @@
-"""Station 6: what a referrer's code has brought, in all and day by day (UTC).
+"""Station 6: what a referrer's code has brought, in all, day by day (UTC) and by source.
 
-Clicks of closed days come from ``referral_daily``, where there are sums for this referrer; what
-is newer than the referrer's last sum is counted in the covering index. All of it is read by one
-statement, so that a roll-up that commits meanwhile neither loses nor doubles a click.
+Clicks of closed days come from ``referral_daily`` and ``referral_daily_sources``, where there are
+sums for this referrer; what is newer than the referrer's last sum is counted in the covering
+indexes. All of it is read by one statement, so that a roll-up that commits meanwhile neither loses
+nor doubles a click, and what has no source is what the sources leave of the totals.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import typing as t
 import sqlalchemy as sa
 
 from . import codes
+from . import sources
 from .db import days
 from .db import sql
 from .db.models import Models
@@ -22,14 +24,19 @@ from .db.models import RewardRole
 from .db.models import RewardStatus
 from .errors import is_whole_number
 from .errors import ReferralError
+from .words import gettext_noop
 
 DEFAULT_DAYS = 30
 MOST_DAYS = 366
+#: How many sources are listed by themselves.
+MOST_SOURCES = 20
 
 _FIGURES = ("clicks", "signups", "conversions", "earned_cents", "pending_cents", "reversed_cents")
-#: Those of each day of the series.
-_DAILY = _FIGURES[:4]
-_NOTHING = (None, *(0 for _ in _FIGURES))
+#: Those of each day of the series, and of each source.
+_SHOWN = _FIGURES[:4]
+#: What is counted of sources apart from their days.
+_OF_SOURCE = ("source_clicks", "source_signups")
+_NOTHING = (0,) * len(_SHOWN)
 
 
 def checked_days(value: t.Any) -> int:
@@ -38,7 +45,8 @@ def checked_days(value: t.Any) -> int:
     :raises ReferralError: where it is no whole number from 1 to :data:`MOST_DAYS`.
     """
     if not is_whole_number(value, 1, MOST_DAYS):
-        raise ReferralError(f"days must be a whole number from 1 to {MOST_DAYS}.")
+        sentence = gettext_noop("days must be a whole number from 1 to %(most)s.")
+        raise ReferralError(sentence, most=MOST_DAYS)
     return value
 
 
@@ -70,12 +78,21 @@ def collect(
     code = rows[0].code
     if code is None:
         codes.require_user(db, models, user_id)
-    on = {row.day: row for row in rows}
-    _, *sums, _ = (*zip(*rows, strict=True),)
+    on: dict[dt.date, tuple[int, ...]] = {}
+    of: dict[str | None, tuple[int, ...]] = {}
+    for row in rows:
+        if row.day is not None:
+            shown = row.clicks, row.signups, row.conversions, row.earned_cents
+            _add(on, row.day, shown)
+        if row.source is not None:
+            shown = row.source_clicks, row.source_signups, row.conversions, row.earned_cents
+            _add(of, row.source, shown)
+    _, _, *sums, _ = (*zip(*rows, strict=True),)
+    totals = dict(zip(_FIGURES, map(sum, sums), strict=False))
     daily = []
     for ordinal in range(first.toordinal(), first.toordinal() + number):
         day = dt.date.fromordinal(ordinal)
-        _, clicks, signups, conversions, earned_cents, *_ = on.get(day, _NOTHING)
+        clicks, signups, conversions, earned_cents = on.get(day, _NOTHING)
         daily.append(
             {
                 "date": day.isoformat(),
@@ -89,19 +106,53 @@ def collect(
         "code": code,
         "link": None if code is None else link(code),
         "days": number,
-        "totals": {name: sum(figures) for name, figures in zip(_FIGURES, sums, strict=True)},
+        "totals": totals,
         "daily": daily,
+        "sources": _listed(of, totals),
     }
+
+
+K = t.TypeVar("K")
+
+
+def _add(figures: dict[K, tuple[int, ...]], key: K, more: tuple[int, ...]) -> None:
+    known = figures.get(key)
+    figures[key] = more if known is None else _sum((known, more))
+
+
+def _sum(figures: t.Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(_NOTHING, *figures, strict=True)))
+
+
+def _listed(
+    of: dict[str | None, tuple[int, ...]], totals: dict[str, int]
+) -> list[dict[str, t.Any]]:
+    """Return the sources, most clicks first; none is left out of the sums.
+
+    :param of: the figures of each that has a name.
+    """
+    named = _sum(of.values())
+    nameless = tuple(totals[name] - sum for name, sum in zip(_SHOWN, named, strict=True))
+    found = [item for item in (*of.items(), (None, nameless)) if any(item[1])]
+    found.sort(key=lambda item: ([-figure for figure in item[1]], item[0] or ""))
+    if rest := found[MOST_SOURCES:]:
+        found[MOST_SOURCES:] = [(sources.OTHER, _sum(figures for _, figures in rest))]
+    return [
+        {"source": source, **dict(zip(_SHOWN, figures, strict=True))} for source, figures in found
+    ]
 
 
 @sql.statement
 def _figures(models: Models, dialect: str) -> sa.Select[t.Any]:
     """One row for each day of the series that had anything, and one (NULL) for all before.
 
+    The same for each source: its rewards by day, all its clicks and sign-ups in the row without.
+
     Rewards outlive the buyers' accounts and the referrer's code, and so do these figures.
     """
     click = models.ReferralClick.__table__.c
     daily = models.ReferralDaily.__table__.c
+    by_source = models.ReferralDailySource.__table__.c
     reward = models.ReferralReward.__table__.c
     code = models.ReferralCode.__table__.c
     user = sa.bindparam("user", type_=models.user_key.type)
@@ -109,7 +160,7 @@ def _figures(models: Models, dialect: str) -> sa.Select[t.Any]:
     begin = sa.bindparam("begin", type_=days.type_of(dialect))
     clicked_at = days.column(click.clicked_at, dialect)
     clicked_on = days.date_of(click.clicked_at, dialect)
-    of_user, signed_up = click.referrer_user_id == user, click.referred_user_id.is_not(None)
+    of_user, signed_up = click.referrer_user_id == user, click.bound_at.is_not(None)
     last_closed = sa.select(sa.func.max(daily.day)).where(daily.referrer_user_id == user)
     opened = days.after(last_closed.scalar_subquery(), dialect)
     # Of a range that ends somewhere PostgreSQL expects a two-hundredth of the rows, of one that
@@ -123,12 +174,15 @@ def _figures(models: Models, dialect: str) -> sa.Select[t.Any]:
     )
     none: sa.ColumnElement[int] = sa.literal_column("0")
     nothing = sa.cast(sa.null(), sa.Date())
+    unnamed = sa.cast(sa.null(), sa.Text())
     # An integer, because PostgreSQL's sum of BIGINT is NUMERIC.
     count = sa.cast(sa.func.count(), sa.Integer())
 
-    def part(day: t.Any, **figures: t.Any) -> sa.Select[t.Any]:
-        columns = (figures.get(name, none).label(name) for name in _FIGURES)
-        return sa.select(day.label("day"), *columns)
+    names = (*_FIGURES, *_OF_SOURCE)
+
+    def part(day: t.Any, source: t.Any = unnamed, **figures: t.Any) -> sa.Select[t.Any]:
+        columns = (figures.get(name, none).label(name) for name in names)
+        return sa.select(day.label("day"), source.label("source"), *columns)
 
     # Each is a range of one index; the first is there for who has nothing.
     parts = sa.union_all(
@@ -145,8 +199,18 @@ def _figures(models: Models, dialect: str) -> sa.Select[t.Any]:
         part(clicked_on, signups=count)
         .where(of_user, signed_up, clicked_at >= begin)
         .group_by(clicked_on),
+        part(nothing, by_source.source, source_clicks=by_source.clicks).where(
+            by_source.referrer_user_id == user, by_source.source != sql.word("")
+        ),
+        part(nothing, click.source, source_clicks=count)
+        .where(of_user, is_open, click.source.is_not(None))
+        .group_by(click.source),
+        part(nothing, click.source, source_signups=count)
+        .where(of_user, signed_up, click.source.is_not(None))
+        .group_by(click.source),
         part(
             sa.case((earned_at >= begin, days.date_of(reward.created_at, dialect))),
+            reward.source,
             conversions=sa.case((has_qualified, sa.literal_column("1")), else_=none),
             earned_cents=sa.case((is_paid, reward.cents), else_=none),
             pending_cents=sa.case((is_waiting, reward.cents - reward.reversed_cents), else_=none),
@@ -157,9 +221,10 @@ def _figures(models: Models, dialect: str) -> sa.Select[t.Any]:
             reward.created_at.is_not(None),
         ),
     ).subquery()
-    sums = (sa.func.sum(parts.c[name]).label(name) for name in _FIGURES)
+    sums = (sa.func.sum(parts.c[name]).label(name) for name in names)
     shown = sa.select(code.code).where(code.user_id == user).scalar_subquery()
-    return sa.select(parts.c.day, *sums, shown.label("code")).group_by(parts.c.day)
+    key = parts.c.day, parts.c.source
+    return sa.select(*key, *sums, shown.label("code")).group_by(*key)
 
 
 def _alone(dialect: str) -> sa.ColumnElement[bool]:

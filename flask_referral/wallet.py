@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import re
 import typing as t
 import uuid
@@ -16,6 +17,7 @@ import uuid
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from .clock import as_utc
 from .db import qualified
 from .db import sql
 from .errors import ReferralError
@@ -30,6 +32,8 @@ REFERENCE_TYPE = "referral_conversion"
 
 #: What a wallet table has to have.
 COLUMNS = ("user_id", "amount_cents", "type", "reference_type", "reference_id")
+#: How many rows are shown at once.
+SHOWN = 20
 #: The ``status`` of a row that counts as money.
 COMPLETED = "completed"
 
@@ -326,6 +330,43 @@ def _reference(column: sa.Column[t.Any], reward_id: uuid.UUID) -> t.Any:
     except NotImplementedError:
         is_uuid = False
     return reward_id if is_uuid else str(reward_id)
+
+
+class Shown(t.NamedTuple):
+    """A row as its owner is shown it; None for what the wallet has no column of."""
+
+    amount_cents: int
+    balance_after_cents: int | None
+    description: str | None
+    status: str | None
+    created_at: dt.datetime | None
+
+
+def rows_of(
+    db: sql.Connection, models: Models, table: sa.Table, user_id: t.Any, limit: int = SHOWN
+) -> list[Shown]:
+    """Return what the program gave to a wallet and took from it, newest first. One statement."""
+    columns = columns_of(table)
+    # Compared and read as text, since it may be an enum of the host's.
+    is_ours = sa.cast(columns["reference_type"], sa.Text()) == REFERENCE_TYPE
+    shown = [
+        sa.null().label(name)
+        if name not in columns
+        else (sa.cast(columns[name], sa.Text()) if name == "status" else columns[name]).label(name)
+        for name in Shown._fields
+    ]
+    newest = [columns["created_at"].desc()] if "created_at" in columns else []
+    query = (
+        sa.select(*shown)
+        .where(columns["user_id"] == user_id, is_ours)
+        .order_by(*newest, *(key.desc() for key in table.primary_key))
+        .limit(limit)
+    )
+    found = map(Shown._make, qualified.execute(db, query, {}))
+    return [
+        row._replace(created_at=as_utc(row.created_at)) if row.created_at is not None else row
+        for row in found
+    ]
 
 
 def columns_of(table: sa.Table) -> dict[str, sa.Column[t.Any]]:

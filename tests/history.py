@@ -16,6 +16,8 @@ from .visiting import make_code
 #: Noon of a day around which histories are made.
 NOON = dt.datetime(2026, 3, 15, 12, tzinfo=dt.UTC)
 STATUSES = ("pending", "held", "credited", "reversed", "void")
+#: Where visitors come from; None: directly.
+SOURCES = (None, "newsletter", "blog.example", "x", "code")
 PERSONAL = ("referrer_url", "user_agent", "ip_hash")
 
 _payments = itertools.count(1)
@@ -28,8 +30,8 @@ class Referrer:
         self.host = host
         self.id = host.add_user()
         self.code = make_code(host, self.id)
-        #: clicked at, and the user who signed up, or None
-        self.clicks: list[tuple[dt.datetime, t.Any]] = []
+        #: clicked at, the user who signed up, or None, and the source, or None
+        self.clicks: list[tuple[dt.datetime, t.Any, str | None]] = []
         self.rewards: list[dict[str, t.Any]] = []
 
     def click(self, *moments: dt.datetime, by: t.Any = None, **values: t.Any) -> list[uuid.UUID]:
@@ -42,6 +44,7 @@ class Referrer:
                 "referrer_user_id": self.id,
                 "referred_user_id": by,
                 "clicked_at": moment,
+                "bound_at": None if by is None else moment,
                 "referrer_url": "https://example.org/page",
                 "user_agent": "Firefox",
                 "ip_hash": "2026-03:00",
@@ -50,13 +53,20 @@ class Referrer:
             for moment in moments
         ]
         execute(self.host, sa.insert(table), rows)
-        self.clicks += [(moment, by) for moment in moments]
+        self.clicks += [(moment, by, values.get("source")) for moment in moments]
         return [row["id"] for row in rows]
 
-    def convert(self, moment: dt.datetime, status: str, cents: int, taken: int = 0) -> t.Any:
+    def convert(
+        self,
+        moment: dt.datetime,
+        status: str,
+        cents: int,
+        taken: int = 0,
+        source: str | None = None,
+    ) -> t.Any:
         """Write a new user's sign-up and purchase; return the user's key."""
         user = self.host.add_user()
-        self.click(moment, by=user)
+        self.click(moment, by=user, source=source)
         id_ = uuid.uuid4()
         row = {
             "id": id_,
@@ -69,7 +79,8 @@ class Referrer:
         }
         table = self.host.referral.models.ReferralConversion.__table__
         execute(self.host, sa.insert(table), [row])
-        self.earn(moment, status, cents, taken, id=id_, referred_user_id=user, conversion_id=id_)
+        keys = {"id": id_, "conversion_id": id_, "referred_user_id": user}
+        self.earn(moment, status, cents, taken, source=source, **keys)
         return user
 
     def earn(
@@ -95,23 +106,24 @@ class Referrer:
         return id_
 
     def lose(self, user: t.Any) -> None:
-        """Delete a referred user's account."""
+        """Delete a referred user's account; the sign-up was one all the same."""
         execute(self.host, sa.delete(self.host.User).where(self.host.User.id == user))
-        self.clicks = [(moment, None if by == user else by) for moment, by in self.clicks]
 
     def expected(self, now: dt.datetime, days: int) -> dict[str, t.Any]:
         """Count in plain Python what the statistics should say, without code and link."""
 
-        def figures(day: dt.date | None) -> dict[str, t.Any]:
-            clicks = [item for item in self.clicks if day is None or item[0].date() == day]
+        def figures(
+            is_counted: t.Callable[[dt.datetime, str | None], bool] = lambda at, source: True,
+        ) -> dict[str, t.Any]:
+            clicks = [item for item in self.clicks if is_counted(item[0], item[2])]
             rewards = [
-                row for row in self.rewards if day is None or row["created_at"].date() == day
+                row for row in self.rewards if is_counted(row["created_at"], row.get("source"))
             ]
             paid = [row for row in rewards if row["status"] in ("credited", "reversed")]
             waiting = [row for row in rewards if row["status"] in ("pending", "held")]
             return {
                 "clicks": len(clicks),
-                "signups": sum(by is not None for _, by in clicks),
+                "signups": sum(by is not None for _, by, _ in clicks),
                 "conversions": sum(
                     row["number"] == 1 and row["status"] != "void" for row in rewards
                 ),
@@ -123,10 +135,19 @@ class Referrer:
         daily = []
         for index in range(days - 1, -1, -1):
             day = now.date() - dt.timedelta(days=index)
-            row = figures(day)
+            row = figures(lambda at, source, day=day: at.date() == day)
             del row["pending_cents"], row["reversed_cents"]
             daily.append({"date": day.isoformat(), **row})
-        return {"days": days, "totals": figures(None), "daily": daily}
+        sources = []
+        for name in {source for _, _, source in self.clicks} | {
+            row.get("source") for row in self.rewards
+        }:
+            row = figures(lambda at, source, name=name: source == name)
+            del row["pending_cents"], row["reversed_cents"]
+            if any(row.values()):
+                sources.append({"source": name, **row})
+        sources.sort(key=rank)
+        return {"days": days, "totals": figures(), "daily": daily, "sources": sources}
 
     def stats(self, days: int = 30) -> dict[str, t.Any]:
         """Return what ``referral.stats`` says, without code and link."""
@@ -135,6 +156,12 @@ class Referrer:
         assert found.pop("code") == self.code
         assert found.pop("link").endswith(f"/r/{self.code}")
         return found
+
+
+def rank(row: dict[str, t.Any]) -> t.Any:
+    """Return what sources are in the order of: most clicks first, then most of the rest."""
+    name = row["source"] or ""
+    return [-figure for key, figure in row.items() if key != "source"], name
 
 
 def execute(host: Host, statement: t.Any, rows: list[dict[str, t.Any]] | None = None) -> None:
@@ -166,16 +193,21 @@ def add_past(referrer: Referrer, now: dt.datetime, rng: random.Random, days: int
         found = day + (rng.choice(odd) if rng.random() < 0.5 else rng.random() * dt.timedelta(1))
         return min(found, now)
 
-    referrer.click(*(moment() for _ in range(rng.randrange(1, 40))))
+    for source in rng.sample(SOURCES, rng.randrange(1, len(SOURCES))):
+        campaign = rng.choice((None, "summer", "winter"))
+        moments = [moment() for _ in range(rng.randrange(1, 15))]
+        referrer.click(*moments, source=source, utm_campaign=campaign)
     for _ in range(rng.randrange(3)):
-        referrer.click(moment(), by=referrer.host.add_user())
+        referrer.click(moment(), by=referrer.host.add_user(), source=rng.choice(SOURCES))
     for _ in range(rng.randrange(1, 7)):
         cents = rng.randrange(1, 2_000)
         status = rng.choice(STATUSES)
         taken = cents if status in ("reversed", "void") else rng.choice((0, rng.randrange(cents)))
-        user = referrer.convert(moment(), status, cents, taken)
+        source = rng.choice(SOURCES)
+        user = referrer.convert(moment(), status, cents, taken, source)
         if rng.random() < 0.4:
             # Renewals.
-            referrer.earn(moment(), rng.choice(STATUSES[:3]), 7, number=2, referred_user_id=user)
+            renewal = {"number": 2, "referred_user_id": user, "source": source}
+            referrer.earn(moment(), rng.choice(STATUSES[:3]), 7, **renewal)
         if rng.random() < 0.2:
             referrer.lose(user)

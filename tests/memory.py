@@ -20,6 +20,7 @@ TABLES = {
     "referral_codes",
     "referral_conversions",
     "referral_daily",
+    "referral_daily_sources",
     "referral_events",
     "referral_issued_codes",
     "referral_rewards",

@@ -142,7 +142,11 @@ def check_quickstart(python: Path, away: Path) -> None:
             assert error.code == 401, error
         else:
             raise AssertionError("A stranger got a code.")
-    say(f"the quickstart answered with the code {first['code']}")
+        page = get(url, "/referral/")
+        assert first["code"] in page, page
+        (sheet,) = re.findall(r'href="(/referral/assets/[^"]+)"', page)
+        assert "--referral-accent" in get(url, sheet)
+    say(f"the quickstart answered with the code {first['code']}, and showed it on the page")
 
 
 @contextlib.contextmanager
@@ -182,6 +186,14 @@ def generate(url: str, user: str) -> dict[str, str]:
     with urllib.request.urlopen(request, timeout=30) as answer:
         body: dict[str, str] = json.load(answer)
         return body
+
+
+def get(url: str, path: str) -> str:
+    """Ask for a page or a file of it, as the user whom the quickstart has."""
+    request = urllib.request.Request(f"{url}{path}", headers={"X-User": "ada"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        text: str = answer.read().decode()
+        return text
 
 
 def check_types(python: Path, away: Path) -> None:

@@ -197,10 +197,21 @@ def fill(world: World) -> None:
             click = sa.insert(models.ReferralClick)
             connection.execute(click.values(referral_code=code, referrer_user_id=owner))
             daily = sa.insert(models.ReferralDaily)
-            connection.execute(daily.values(referrer_user_id=owner, day=dt.date.min, clicks=1))
+            day = {"referrer_user_id": owner, "day": dt.date.min, "clicks": 1}
+            connection.execute(daily.values(day))
+            by_source = sa.insert(models.ReferralDailySource)
+            connection.execute(by_source.values(**day, source="x", campaign=""))
         # Each of the two was referred by the other.
         for referrer, referred in (world.ids[:2], world.ids[1::-1]):
-            id_ = uuid.uuid4()
+            id_, click_id = uuid.uuid4(), uuid.uuid4()
+            connection.execute(
+                sa.insert(models.ReferralClick).values(
+                    id=click_id,
+                    referral_code=code_of[referrer],
+                    referrer_user_id=referrer,
+                    referred_user_id=referred,
+                )
+            )
             connection.execute(
                 sa.insert(models.ReferralConversion).values(
                     id=id_,
@@ -224,6 +235,7 @@ def fill(world: World) -> None:
                     number=1,
                     cents=1000,
                     status="credited",
+                    click_id=click_id,
                 )
             )
 

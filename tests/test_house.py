@@ -17,19 +17,33 @@ FLOORS = (
     ("cli",),
     ("web", "doctor"),
     ("payments", "rls", "upkeep"),
-    ("codes", "clicks", "attribution", "conversions", "wallet", "stats", "host", "schema"),
-    ("settings", "errors", "results", "signals", "clock", "spelling", "db"),
+    (
+        *("codes", "clicks", "attribution", "conversions", "wallet"),
+        *("stats", "referrals", "leaderboard", "host", "schema"),
+    ),
+    (
+        *("settings", "errors", "results", "signals", "clock", "currency", "spelling", "sources"),
+        "chart",
+        *("words", "db"),
+    ),
 )
-STATIONS = {"codes", "clicks", "attribution", "conversions", "wallet", "stats"}
+STATIONS = {
+    *("codes", "clicks", "attribution", "conversions", "wallet"),
+    *("stats", "referrals", "leaderboard"),
+}
 #: Rooms that import less than their floor would let them.
 NARROW: dict[str, set[str]] = {
     **{station: {*STATIONS, *FLOORS[-1]} for station in STATIONS},
     "errors": set(),
     "clock": set(),
+    "chart": {"results"},
+    "currency": {"errors"},
     "spelling": set(),
+    "sources": {"spelling"},
     "signals": set(),
     "settings": {"errors"},
     "results": {"errors", "db"},
+    "words": {"errors", "clock", "currency"},
     "db": {"errors", "clock"},
 }
 

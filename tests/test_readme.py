@@ -28,12 +28,14 @@ from flask import abort
 from flask import Flask
 from flask import g
 from flask import redirect
+from flask import render_template_string
 from flask import request
 from flask import session
 from flask.cli import run_command
 from flask_login import LoginManager
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
+from jinja2 import DictLoader
 
 from flask_referral import clock
 from flask_referral import normalize_code
@@ -44,13 +46,16 @@ from flask_referral import WebhookEvent
 from flask_referral.cli import referral
 from flask_referral.settings import PREFIX
 from flask_referral.settings import Settings
+from flask_referral.web import widgets
 from flask_referral.web.errors import ErrorCode
+from flask_referral.words import LANGUAGES
 
 from . import stripe
 from . import whop
 from .conftest import MakeHost
 from .hosts import make_application
 from .hosts import make_wallet
+from .memory import start
 from .money import amounts
 from .money import at_once
 from .money import execute
@@ -373,6 +378,23 @@ def create_app():
 """
 
 
+@runs("Referrals", "display_name_loader")
+def test_names_are_told_to_visitors_and_to_referrers(block: Block, make: MakeHost) -> None:
+    host = make()
+    execute_block(block, app=host.app, db=host.db, referral=host.referral, User=host.User)
+    ada, bob = host.add_user(name="Ada"), host.add_user(name="Bob")
+    with host.app.app_context():
+        code = host.referral.get_or_create_code(ada).code
+        host.db.session.commit()
+    client = host.client()
+    assert client.get("/welcome").text == "Welcome"
+    assert client.get(f"/welcome?ref={code}").text == "Ada invited you"
+    with host.app.app_context():
+        host.referral.attribute(bob, code=code)
+        host.db.session.commit()
+        assert [entry.name for entry in host.referral.referrals(ada)] == ["Bob"]
+
+
 @runs("Deploy", "flask db init", "flask referral backfill")
 def test_from_nothing_to_the_first_code_and_on(
     blocks: list[Block], tmp_path: Path, database_url: str
@@ -431,6 +453,50 @@ def test_from_nothing_to_the_first_code_and_on(
         query = sa.text("SELECT balance_after_cents FROM wallet_transactions ORDER BY id")
         assert connection.scalars(query).all() == [700, 500]
     engine.dispose()
+
+
+@runs("Languages", "from flask_babel import Babel", "pybabel init")
+def test_a_host_has_our_languages_and_adds_one(blocks: list[Block], tmp_path: Path) -> None:
+    setup, commands = blocks
+
+    def shell(*lines: str) -> None:
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        subprocess.run(
+            ["/bin/sh", "-euc", "\n".join(lines)],
+            cwd=tmp_path,
+            env=environment,
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+
+    init, translate, *later = (line.removeprefix("$ ") for line in commands.source.splitlines())
+    shell(init, translate)
+    (written,) = tmp_path.glob("translations/it/LC_MESSAGES/*.po")
+    sentence = "Log in to see your referral statistics."
+    empty = f'msgid "{sentence}"\nmsgstr ""'
+    text = written.read_text(encoding="utf-8")
+    assert empty in text
+    written.write_text(text.replace(empty, f'{empty[:-1]}Accedi."'), encoding="utf-8")
+    shell(init, *later)
+
+    host = start(BABEL_TRANSLATION_DIRECTORIES=str(tmp_path / "translations"))
+    host.referral.identity_loader(lambda: None)
+    languages = execute_block(setup, app=host.app, request=request)["LANGUAGES"]
+    assert set(languages) == set(LANGUAGES)
+    client = host.finish().client()
+
+    def said(language: str) -> str:
+        answer = client.get("/api/referral/stats", headers={"Accept-Language": language})
+        assert answer.get_json()["code"] == "not_logged_in"
+        return str(answer.get_json()["error"])
+
+    # As browsers write it.
+    told = {said(language.replace("_", "-")) for language in languages}
+    assert len(told) == len(languages)
+    assert sentence in told
+    languages.append("it")
+    assert said("it") == "Accedi."
 
 
 @runs("Bonuses", "def policy")
@@ -703,6 +769,12 @@ def test_the_targets_of_make_are_there(block: Block) -> None:
         assert f"\n{target}:" in makefile
 
 
+def test_pictures_are_there() -> None:
+    shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
+    assert len(shown) == 3
+    assert [path for path in shown if not (ROOT / path).is_file()] == []
+
+
 def test_settings_are_all_there_with_their_defaults() -> None:
     documented = {row[0]: row[1] for row in table("Settings")}
     shown = {}
@@ -753,3 +825,68 @@ def test_messages_exist(row: list[str]) -> None:
             part = part.strip(" `.,()")
             if part and not part.startswith(foreign):
                 assert part in text, part
+
+
+def page_of(host: t.Any, path: str = "/referral/") -> str:
+    answer = host.client().get(path)
+    assert answer.status_code == 200, answer.text
+    return str(answer.text)
+
+
+@runs("The referrer's page", "--referral-accent")
+def test_colours_are_properties_that_the_stylesheet_reads(block: Block) -> None:
+    own = re.findall(r"--referral-([a-z-]+)", block.source)
+    sheet = widgets.ASSETS.joinpath("referral.css").read_text(encoding="utf-8")
+    read = set(re.findall(r"var\(--referral-([a-z-]+)", sheet))
+    listed = (
+        section("The referrer's page").partition("There are `--referral-")[2].split(". A dark")[0]
+    )
+    assert own and set(own) <= read == {each.strip("`-") for each in re.findall("[a-z-]+`", listed)}
+
+
+@runs("The referrer's page", "referral.share()")
+def test_the_widgets_of_the_readme_show_the_users_own(block: Block, make_sqlite: MakeHost) -> None:
+    host = make_sqlite(REFERRAL_BASE_URL="https://your.site")
+    host.current_user, code = add_referrer(host)
+    pay(host, refer(host, host.current_user))
+    host.app.add_url_rule("/account", "account", lambda: render_template_string(block.source))
+    shown = page_of(host, "/account")
+    used = set(re.findall(r"referral\.(\w+)\(", block.source)) - {"stylesheet", "script", "sources"}
+    for widget in used:
+        assert f'id="referral-{widget}"' in shown, widget
+    assert code in shown and "referral.css" in shown and "referral.js" in shown
+
+
+@runs("The referrer's page", "referral.invited(")
+def test_the_sign_up_page_of_the_readme_shows_the_invitation(
+    block: Block, make_sqlite: MakeHost
+) -> None:
+    host = make_sqlite()
+    _, code = add_referrer(host)
+    host.app.add_url_rule("/sign-up", "sign_up", lambda: render_template_string(block.source))
+    shown = browser(host).get(f"/sign-up?ref={code}").text
+    assert "Your first month is free." in shown and f'value="{code}"' in shown
+
+
+@runs("The referrer's page", "display_name_loader")
+def test_names_are_those_of_the_loader(block: Block, make_sqlite: MakeHost) -> None:
+    host = make_sqlite()
+    execute_block(block, referral=host.referral, db=host.db, User=host.User)
+    _, code = add_referrer(host)
+    with host.app.test_request_context(f"/?ref={code}", headers={"User-Agent": testing.BROWSER}):
+        invitation = host.referral.invitation()
+    assert invitation is not None and invitation.name == "referrer"
+
+
+@runs("The referrer's page", "default_page.html", "macro figures")
+def test_a_block_and_a_widget_are_replaced_by_a_template_of_that_name(
+    blocks: list[Block], make_sqlite: MakeHost
+) -> None:
+    host = make_sqlite()
+    names = ("referral/page.html", "referral/widgets/figures.html")
+    sources = (each.source for each in blocks)
+    host.app.jinja_loader = DictLoader(dict(zip(names, sources, strict=True)))
+    host.current_user = host.add_user()
+    shown = page_of(host)
+    assert "Give a month, get a month." in shown and "<p>0 friends, $0.00</p>" in shown
+    assert "Day by day" in shown

@@ -24,6 +24,7 @@ from .hosts import Host
 from .money import happen
 from .money import mature
 from .money import refer
+from .money import sign_up_on_days_of_their_own
 from .money import transaction
 from .visiting import add_referrer
 from .visiting import browser
@@ -166,6 +167,7 @@ def test_what_happens_before_maturity_is_told(make: MakeHost, heard: Heard, cloc
     host = make(REFERRAL_HOLD_DAYS=7, REFERRAL_VELOCITY_LIMIT=1)
     referrer = host.add_user()
     users = [refer(host, referrer) for _ in range(3)]
+    sign_up_on_days_of_their_own(host)
     with host.app.app_context():
         tx = transaction(host)
 

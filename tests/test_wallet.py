@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from flask_referral.web import reports
+
 from .conftest import MakeHost
 from .money import amounts
 from .money import balance
@@ -137,3 +139,30 @@ def test_wallets_whose_owners_cannot_be_locked_are_locked_by_name(
             assert rows(host, referrers[number]) == [("referral_bonus", 1000, 1000)]
     finally:
         execute(host, "DROP OWNED BY nolock_app", "DROP ROLE nolock_app")
+
+
+def test_owners_see_what_the_program_gave_and_took_newest_first(make: MakeHost) -> None:
+    host = make()
+    referrer, other = host.add_user(), host.add_user()
+    pay(host, refer(host, referrer))
+    withdraw(host, referrer, 100)
+    refund(host, amount_cents=400, refund_id="re_1")
+    pay(host, refer(host, other), "mem_2")
+    with host.app.app_context():
+        state = host.referral.state
+        shown = reports.wallet_rows(state, referrer)
+        assert [(row.amount_cents, row.balance_after_cents) for row in shown] == [
+            (-400, 500),
+            (1000, 1000),
+        ]
+        assert [row.amount_cents for row in reports.wallet_rows(state, referrer, 1)] == [-400]
+        assert all(row.created_at is not None and row.created_at.tzinfo for row in shown)
+        assert all(row.description for row in shown)
+
+
+def test_a_program_without_a_wallet_shows_no_rows(make: MakeHost) -> None:
+    host = make(wallet=False)
+    user = host.add_user()
+    with host.app.app_context(), host.statements() as seen:
+        assert reports.wallet_rows(host.referral.state, user) == []
+    assert seen == []

@@ -18,8 +18,12 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from . import database
+from . import operator
+from . import plans
+from . import provider
 from . import views
 from . import whop
+from . import words
 from .extensions import csrf
 from .extensions import login
 from .extensions import migrate
@@ -51,6 +55,13 @@ def create_app(**config: t.Any) -> Flask:
         REFERRAL_BASE_URL=f"http://127.0.0.1:{os.environ.get('PORT') or 5000}",
         # The demo is served over plain HTTP, on this machine only.
         REFERRAL_COOKIE_SECURE=False,
+        # The referrer's page stands in Larkmail's own layout.
+        REFERRAL_BASE_TEMPLATE="base.html",
+        REFERRAL_LEADERBOARD=True,
+        REFERRAL_BONUS_CENTS=plans.BONUS_CENTS,
+        REFERRAL_RENEWALS=plans.RENEWALS,
+        # More purchases than this in a day wait for an operator.
+        REFERRAL_VELOCITY_LIMIT=10,
         REFERRAL_IP_KEY=_kept_secret(instance / "ip_key"),
         REFERRAL_WHOP_WEBHOOK_SECRET="ws_" + _kept_secret(instance / "whop_secret"),
         REFERRAL_WHOP_COMPANY_ID=whop.COMPANY,
@@ -63,19 +74,27 @@ def create_app(**config: t.Any) -> Flask:
     migrate.init_app(app, db)
     csrf.init_app(app)
     login.init_app(app)
-    referral.init_app(app, db, user_model=User, wallet_model=WalletTransaction)
+    referral.init_app(
+        app,
+        db,
+        user_model=User,
+        wallet_model=WalletTransaction,
+        reward_policy=plans.reward_policy,
+    )
 
     app.register_blueprint(views.blueprint)
-    app.jinja_env.filters["money"] = money
+    app.register_blueprint(provider.blueprint)
+    app.register_blueprint(operator.blueprint)
+    app.jinja_env.filters.update(money=words.money, day=words.day)
+    app.jinja_env.globals.update(
+        bonus_cents=plans.BONUS_CENTS,
+        renewal_cents=plans.RENEWAL_CENTS,
+        renewals=plans.RENEWALS,
+        welcome_cents=plans.WELCOME_CENTS,
+    )
     app.register_error_handler(HTTPException, _error_page)
     app.after_request(_security_headers)
     return app
-
-
-def money(cents: int) -> str:
-    """Write cents as dollars."""
-    dollars, rest = divmod(abs(cents), 100)
-    return f"{'-' if cents < 0 else ''}${dollars:,}.{rest:02}"
 
 
 def _error_page(error: HTTPException) -> ResponseReturnValue:

@@ -16,6 +16,7 @@ from flask_referral import ReferralError
 from . import create_app
 from . import database
 from . import deploy
+from . import past
 
 HOST = "127.0.0.1"
 
@@ -24,6 +25,7 @@ The demo runs on {url}
 
   Log in at {url}/login
     {ada} or {bob}, password {password}
+    {operator}, with the same password, for the program as a whole
   {url}/account has the referral code, from POST /api/referral/generate
   {url}/wallet  has a balance that the wallet's own trigger computes
 
@@ -32,6 +34,9 @@ The demo runs on {url}
     2. Open the link in a private window. Sign up there, and buy a plan.
     3. {ada}'s wallet has the bonus, once, however often you replay the webhook.
     4. Refund the purchase in the private window: the bonus is taken back.
+  What the payment provider does (renew, refund, dispute, replay) is played at {url}/provider/
+
+  {ada} has 60 days of referrals to look at; {bob} has invited nobody yet.
 
 The same in a terminal, with the token that the product's CSRF protection wants:
 
@@ -88,7 +93,8 @@ def _serve(listener: socket.socket) -> None:
     app = create_app(REFERRAL_BASE_URL=url)
     with app.app_context():
         deploy.upgrade()
-        deploy.seed()
+        past.live()
+        deploy.chores()
     server = make_server(HOST, port, app, threaded=True, fd=listener.fileno())
     print(_guide(app, url), flush=True)
     server.serve_forever()
@@ -97,7 +103,12 @@ def _serve(listener: socket.socket) -> None:
 def _guide(app: Flask, url: str) -> str:
     (ada, _), (bob, _) = deploy.USERS
     return GUIDE.format(
-        url=url, ada=ada, bob=bob, password=deploy.PASSWORD, folder=app.instance_path
+        url=url,
+        ada=ada,
+        bob=bob,
+        operator=deploy.OPERATOR[0],
+        password=deploy.PASSWORD,
+        folder=app.instance_path,
     )
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.orm import Mapped
 from sqlalchemy.orm import mapped_column
 from sqlalchemy.orm import registry
+from sqlalchemy.orm import relationship
 from werkzeug.security import check_password_hash
 from werkzeug.security import generate_password_hash
 
@@ -41,6 +42,8 @@ class User(UserMixin, db.Model):  # type: ignore[name-defined,misc]
     email: Mapped[str] = mapped_column(unique=True)
     name: Mapped[str]
     password_hash: Mapped[str]
+    #: Whether this is somebody who runs Larkmail.
+    is_operator: Mapped[bool] = mapped_column(server_default=sa.false())
     created_at: Mapped[dt.datetime] = mapped_column(server_default=sa.func.now())
 
     def check_password(self, password: str) -> bool:
@@ -61,6 +64,46 @@ class Purchase(db.Model):  # type: ignore[name-defined,misc]
         unique=True, default=lambda: f"mem_{uuid.uuid4().hex}"
     )
     created_at: Mapped[dt.datetime] = mapped_column(server_default=sa.func.now())
+    payments: Mapped[list[Payment]] = relationship(
+        order_by="Payment.id", back_populates="purchase", passive_deletes=True
+    )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether another period may be charged: the last payment was neither taken back whole
+        nor is disputed."""
+        last = self.payments[-1]
+        return last.left_cents > 0 and last.dispute != "open"
+
+
+class Payment(db.Model):  # type: ignore[name-defined,misc]
+    """What the payment provider charged for one period of a subscription."""
+
+    __tablename__ = "payments"
+    __table_args__ = (
+        sa.CheckConstraint(
+            "refunded_cents BETWEEN 0 AND amount_cents", name="payments_refunded_cents_check"
+        ),
+        sa.CheckConstraint("dispute IN ('open', 'won')", name="payments_dispute_check"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    purchase_id: Mapped[int] = mapped_column(
+        sa.ForeignKey(Purchase.id, ondelete="CASCADE"), index=True
+    )
+    #: The payment provider's name for it.
+    payment_id: Mapped[str] = mapped_column(unique=True, default=lambda: f"pay_{uuid.uuid4().hex}")
+    amount_cents: Mapped[int]
+    refunded_cents: Mapped[int] = mapped_column(server_default="0")
+    #: None, ``open`` or ``won``
+    dispute: Mapped[str | None]
+    created_at: Mapped[dt.datetime] = mapped_column(server_default=sa.func.now())
+    purchase: Mapped[Purchase] = relationship(back_populates="payments")
+
+    @property
+    def left_cents(self) -> int:
+        """What was not refunded, in cents."""
+        return self.amount_cents - self.refunded_cents
 
 
 class WalletTransaction(db.Model):  # type: ignore[name-defined,misc]
@@ -102,11 +145,3 @@ def add_user(email: str, name: str, password: str) -> User | None:
     }
     new = insert(User).values(row).on_conflict_do_nothing(index_elements=[User.email])
     return db.session.scalar(new.returning(User))
-
-
-def wallet_of(user: User) -> t.Sequence[WalletTransaction]:
-    """Return a user's transactions, newest first."""
-    newest_first = sa.select(WalletTransaction).order_by(
-        WalletTransaction.created_at.desc(), WalletTransaction.id.desc()
-    )
-    return db.session.scalars(newest_first.where(WalletTransaction.user_id == user.id)).all()

@@ -20,17 +20,17 @@ from flask_login import logout_user
 
 from flask_referral import AttributionReason
 
-from . import whop
+from . import orders
+from . import told
+from . import wallet as wallets
 from .extensions import login
 from .extensions import referral
 from .models import add_user
 from .models import db
 from .models import Purchase
 from .models import User
-from .models import wallet_of
-
-#: What can be bought, with the price of a month in cents.
-PLANS = {"basic": 900, "team": 2900}
+from .plans import PLANS
+from .words import money
 
 blueprint = Blueprint("demo", __name__)
 
@@ -38,6 +38,12 @@ blueprint = Blueprint("demo", __name__)
 @login.user_loader
 def load_user(user_id: str) -> User | None:
     return db.session.get(User, int(user_id))
+
+
+@referral.display_name_loader
+def name_of(user_id: int) -> str | None:
+    """Say what others may call a user: newsletters have names to be known by."""
+    return db.session.scalar(sa.select(User.name).where(User.id == user_id))
 
 
 @login.unauthorized_handler
@@ -87,7 +93,7 @@ def log_in() -> ResponseReturnValue:
     if user is None or not user.check_password(request.form.get("password", "")):
         return render_template("login.html", error="Address and password do not match."), 422
     login_user(user)
-    return redirect(url_for("demo.account"))
+    return redirect(url_for("operator.overview" if user.is_operator else "demo.account"))
 
 
 @blueprint.post("/logout")
@@ -100,35 +106,38 @@ def log_out() -> ResponseReturnValue:
 @blueprint.get("/account")
 @login_required
 def account() -> str:
-    reward = referral.models.ReferralReward
-    own = sa.select(reward).where(reward.user_id == current_user.id).order_by(reward.created_at)
-    return render_template(
-        "account.html",
-        stats=referral.stats(current_user),
-        rewards=db.session.scalars(own).all(),
-    )
+    return render_template("account.html")
 
 
 @blueprint.post("/account/code")
 @login_required
 def make_code() -> ResponseReturnValue:
-    """Do what ``POST /api/referral/generate`` does, for browsers without script."""
+    """Do what ``POST /api/referral/generate`` does, for a form."""
     referral.get_or_create_code(current_user)
     db.session.commit()
+    flash("Here are your code and your link.")
     return redirect(url_for("demo.account"))
 
 
 @blueprint.get("/wallet")
 @login_required
 def wallet() -> str:
-    return render_template("wallet.html", transactions=wallet_of(t.cast(User, current_user)))
+    user = t.cast(User, current_user)
+    return render_template(
+        "wallet.html",
+        balance_cents=wallets.balance_of(user),
+        coming=wallets.coming_to(user),
+        lines=wallets.lines_of(user),
+        shown=wallets.SHOWN,
+    )
 
 
 @blueprint.get("/plans")
 @login_required
 def plans() -> str:
-    own = sa.select(Purchase).where(Purchase.user_id == current_user.id).order_by(Purchase.id)
-    return render_template("plans.html", plans=PLANS, purchases=db.session.scalars(own).all())
+    own = sa.select(Purchase).where(Purchase.user_id == current_user.id)
+    purchases = db.session.scalars(own.order_by(Purchase.id.desc())).all()
+    return render_template("plans.html", plans=PLANS, purchases=purchases)
 
 
 @blueprint.post("/plans/<plan>")
@@ -137,34 +146,12 @@ def buy(plan: str) -> ResponseReturnValue:
     """Take the order; the payment's event, which pays the referrer, comes from the provider."""
     if plan not in PLANS:
         abort(404, "There is no such plan.")
-    purchase = Purchase(user_id=current_user.id, plan=plan, amount_cents=PLANS[plan])
-    db.session.add(purchase)
-    db.session.commit()
-    flash(f"You are subscribed to the {plan} plan. The payment's webhook: {whop.pay(purchase)}.")
+    payment, outcome = orders.buy(t.cast(User, current_user), plan)
+    bought = PLANS[plan]
+    flash(f"You are subscribed to {bought.name} for {money(bought.cents)} a {bought.period}.")
+    changes = " ".join(told.sentences({}, payment, outcome))
+    flash(f"The payment provider told Larkmail of the payment. {changes}")
     return redirect(url_for("demo.plans"))
-
-
-@blueprint.post("/purchases/<int:purchase_id>/replay")
-@login_required
-def replay(purchase_id: int) -> ResponseReturnValue:
-    """Deliver the payment's event once more, as providers do."""
-    flash(f"The payment's webhook, again: {whop.pay(_own_purchase(purchase_id))}.")
-    return redirect(url_for("demo.plans"))
-
-
-@blueprint.post("/purchases/<int:purchase_id>/refund")
-@login_required
-def refund(purchase_id: int) -> ResponseReturnValue:
-    """Give the money back, which takes the referrer's bonus back."""
-    flash(f"The refund's webhook: {whop.refund(_own_purchase(purchase_id))}.")
-    return redirect(url_for("demo.plans"))
-
-
-def _own_purchase(purchase_id: int) -> Purchase:
-    purchase = db.session.get(Purchase, purchase_id)
-    if purchase is None or purchase.user_id != current_user.id:
-        abort(404, "There is no such purchase.")
-    return purchase
 
 
 def _field(name: str) -> str:

@@ -6,64 +6,69 @@ buyer's id into the checkout's metadata.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import json
-import time
 import typing as t
 
 from flask import current_app
-from flask import url_for
 
-from .models import Purchase
+from flask_referral.testing import signed_delivery
+
+from .models import Payment
 
 COMPANY = "biz_demo"
 
 
-def pay(purchase: Purchase) -> str:
+def paid(payment: Payment) -> str:
     """Deliver the event of a payment, the same however often; return its outcome."""
-    payment = _payment(purchase) | {"metadata": {"user_id": str(purchase.user_id)}}
-    return _deliver(f"msg_{purchase.membership_id}", "payment.succeeded", payment)
+    purchase = payment.purchase
+    metadata = {"user_id": str(purchase.user_id), "plan": purchase.plan}
+    data = _payment(payment) | {"metadata": metadata}
+    return _deliver(f"msg_{payment.payment_id}", "payment.succeeded", data)
 
 
-def refund(purchase: Purchase) -> str:
-    """Deliver the event of a full refund, the same however often; return its outcome."""
+def refunded(payment: Payment, cents: int) -> str:
+    """Deliver the event of a refund of ``cents``, the last of those that the payment counts."""
+    # What is refunded in all is another sum after each refund.
+    name = f"{payment.payment_id}_{payment.refunded_cents}"
     data = {
-        "id": f"ref_{purchase.membership_id}",
+        "id": f"ref_{name}",
         "status": "succeeded",
-        "amount": purchase.amount_cents / 100,
+        "amount": cents / 100,
         "currency": "usd",
-        "payment": _payment(purchase),
+        "payment": _payment(payment),
     }
-    return _deliver(f"msg_refund_{purchase.membership_id}", "refund.created", data)
+    return _deliver(f"msg_refund_{name}", "refund.created", data)
 
 
-def _payment(purchase: Purchase) -> dict[str, t.Any]:
-    return {
-        "id": f"pay_{purchase.membership_id}",
-        "status": "paid",
-        "total": purchase.amount_cents / 100,
+def disputed(payment: Payment) -> str:
+    """Deliver the event of the payment's dispute, in the state that it is in."""
+    is_open = payment.dispute == "open"
+    data = {
+        "id": f"dsp_{payment.payment_id}",
+        "status": "needs_response" if is_open else "won",
+        "amount": payment.amount_cents / 100,
         "currency": "usd",
-        "membership": {"id": purchase.membership_id},
+        "payment": _payment(payment),
+    }
+    return _deliver(
+        f"msg_dispute_{payment.payment_id}_{payment.dispute}",
+        "dispute.created" if is_open else "dispute.updated",
+        data,
+    )
+
+
+def _payment(payment: Payment) -> dict[str, t.Any]:
+    return {
+        "id": payment.payment_id,
+        "status": "paid",
+        "total": payment.amount_cents / 100,
+        "currency": "usd",
+        "membership": {"id": payment.purchase.membership_id},
     }
 
 
 def _deliver(event_id: str, type: str, data: dict[str, t.Any]) -> str:
-    body = json.dumps({"type": type, "company_id": COMPANY, "data": data}).encode()
-    # Standard Webhooks: the id, the seconds since 1970 and the body are signed.
-    moment = str(int(time.time()))
-    secret = current_app.config["REFERRAL_WHOP_WEBHOOK_SECRET"].encode()
-    signed = f"{event_id}.{moment}.".encode() + body
-    signature = base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()
-    answer = current_app.test_client().post(
-        url_for("referral.webhook", provider="whop"),
-        data=body,
-        headers={
-            "webhook-id": event_id,
-            "webhook-timestamp": moment,
-            "webhook-signature": f"v1,{signature}",
-        },
-    )
+    event = {"type": type, "company_id": COMPANY, "data": data}
+    delivery = signed_delivery("whop", event, id=event_id)
+    answer = current_app.test_client().post(**delivery)
     outcome: str = answer.get_json()["outcome"]
     return outcome

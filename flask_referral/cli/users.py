@@ -10,6 +10,8 @@ from .. import stats as station
 from ..errors import ConfigurationError
 from ..host.identity import convert_key
 from ..results import Stats
+from ..sources import CODE
+from ..sources import OTHER
 from ..upkeep import personal
 from ..web import reports
 from ..web.links import share_link
@@ -26,6 +28,8 @@ _CODES = {
     "replaced": "The code is replaced by one that nobody has seen, for the conversions that stay",
     "none": "There was no code",
 }
+#: What no site and no tag is called like.
+_SOURCES = {None: "(direct)", CODE: "(a code that was typed)", OTHER: "(all others)"}
 
 
 @click.command()
@@ -120,5 +124,15 @@ def _table(stats: Stats, no_link: str | None = None) -> str:
         f"{day.date}  {day.clicks:>9,}  {day.signups:>8,}  {day.conversions:>11,}  "
         f"{day.earned_cents:>12,}"
         for day in stats.daily
+    ]
+    if stats.sources:
+        lines += [
+            "",
+            f"{'Clicks':>9}  {'Sign-ups':>8}  {'Conversions':>11}  {'Earned cents':>12}  Source",
+        ]
+    lines += [
+        f"{source.clicks:>9,}  {source.signups:>8,}  {source.conversions:>11,}  "
+        f"{source.earned_cents:>12,}  {_SOURCES.get(source.source, source.source)}"
+        for source in stats.sources
     ]
     return "\n".join(lines)

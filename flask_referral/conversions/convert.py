@@ -250,6 +250,8 @@ def _rows(
         credited_at=now if is_paid else None,
         created_at=now,
         campaign=reward.campaign,
+        source=look.source,
+        click_id=look.click_id,
     )
     if not reward.referred_cents:
         return [row]

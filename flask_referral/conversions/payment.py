@@ -8,9 +8,9 @@ import math
 import re
 import typing as t
 
+from ..currency import checked_currency
+from ..currency import to_units
 from ..errors import ReferralError
-from .currency import checked_currency
-from .currency import to_units
 
 #: The provider of the host's own calls.
 HOST = "host"

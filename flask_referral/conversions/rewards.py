@@ -25,10 +25,32 @@ from ..db.models import RewardRole
 from ..db.models import RewardStatus
 from ..wallet import ADJUSTMENT
 from ..wallet import BONUS
+from ..words import gettext_noop
+from ..words import stored_gettext
 from .transaction import Transaction
 
 _CHANGING = ("reversed_cents", "shortfall_cents", "status", "available_at", "credited_at")
-_NAMES = {RewardRole.referrer: "Referral bonus", RewardRole.referred: "Welcome bonus"}
+#: What wallets say of a credit, and of what was taken out of them, put back, or missing before.
+_CREDITED = {
+    RewardRole.referrer: gettext_noop("Referral bonus"),
+    RewardRole.referred: gettext_noop("Welcome bonus"),
+}
+_TAKEN = {
+    RewardRole.referrer: gettext_noop("Referral bonus taken back"),
+    RewardRole.referred: gettext_noop("Welcome bonus taken back"),
+}
+_GIVEN = {
+    RewardRole.referrer: gettext_noop("Referral bonus given back"),
+    RewardRole.referred: gettext_noop("Welcome bonus given back"),
+}
+_TAKEN_LATE = {
+    RewardRole.referrer: gettext_noop("Referral bonus taken back, missing until now"),
+    RewardRole.referred: gettext_noop("Welcome bonus taken back, missing until now"),
+}
+#: All of them.
+DESCRIPTIONS = tuple(
+    sentence for kind in (_CREDITED, _TAKEN, _GIVEN, _TAKEN_LATE) for sentence in kind.values()
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +74,8 @@ class Row:
     credited_at: dt.datetime | None
     created_at: dt.datetime
     campaign: str | None
+    source: str | None
+    click_id: uuid.UUID | None
 
     @property
     def is_paid(self) -> bool:
@@ -135,22 +159,21 @@ def credit(
 
 def bonuses(rows: t.Sequence[Row]) -> list[wallet.Entry]:
     """Return what the wallets get of rewards."""
-    return [_entry(row, row.due_cents, BONUS, _NAMES[row.role]) for row in rows if row.due_cents]
+    return [_entry(row, row.due_cents, BONUS, _CREDITED) for row in rows if row.due_cents]
 
 
 def take(tx: Transaction, row: Row, cents: int) -> int:
     """Take cents of a credited reward out of its wallet; return what was there."""
     if tx.wallet is None:
         return cents
-    description = f"{_NAMES[row.role]} taken back"
-    return wallet.debit(tx.db, tx.models, tx.wallet, _entry(row, -cents, ADJUSTMENT, description))
+    return wallet.debit(tx.db, tx.models, tx.wallet, _entry(row, -cents, ADJUSTMENT, _TAKEN))
 
 
 def give_back(tx: Transaction, row: Row, cents: int) -> None:
     """Put cents of a credited reward into its wallet again."""
     if tx.wallet is None:
         return
-    entry = _entry(row, cents, ADJUSTMENT, f"{_NAMES[row.role]} given back")
+    entry = _entry(row, cents, ADJUSTMENT, _GIVEN)
     wallet.credit(tx.db, tx.models, tx.wallet, [entry])
     if tx.settings.net_shortfall:
         _net(tx, row.user_id, cents)
@@ -163,8 +186,7 @@ def _net(tx: Transaction, user_id: t.Any, cents: int) -> None:
         wanted = min(cents, owed.shortfall_cents)
         if not wanted:
             break
-        description = f"{_NAMES[owed.role]} taken back, missing until now"
-        entry = _entry(owed, -wanted, ADJUSTMENT, description)
+        entry = _entry(owed, -wanted, ADJUSTMENT, _TAKEN_LATE)
         taken = wallet.debit(tx.db, tx.models, tx.wallet, entry)
         if taken:
             save(
@@ -178,12 +200,15 @@ def _net(tx: Transaction, user_id: t.Any, cents: int) -> None:
         cents -= taken
 
 
-def _entry(row: Row, cents: int, type: str, description: str) -> wallet.Entry:
+def _entry(
+    row: Row, cents: int, type: str, descriptions: t.Mapping[RewardRole, str]
+) -> wallet.Entry:
     metadata = {
         "provider": row.provider,
         "payment_id": row.payment_id,
         "membership_id": row.membership_id,
     }
+    description = stored_gettext(descriptions[row.role])
     return wallet.Entry(row.user_id, cents, type, row.id, description, metadata)
 
 

@@ -38,6 +38,8 @@ class Look:
     #: When the user was bound to the referrer (UTC), where that is known, and the click it is by.
     bound_at: dt.datetime | None
     click_id: uuid.UUID | None
+    #: Where that click came from; None: directly.
+    source: str | None
     #: The highest number of a payment that is not taken back whole; 0 without one.
     last_number: int
     first_paid_at: dt.datetime | None
@@ -62,6 +64,7 @@ def look_up(tx: Transaction, referred_id: t.Any, payment: Payment) -> Look:
         conversion=conversion,
         bound_at=row.bound_at and as_utc(row.bound_at),
         click_id=row.click_id,
+        source=row.source,
         last_number=row.number,
         first_paid_at=row.first_paid_at and as_utc(row.first_paid_at),
         outcome=row.outcome,
@@ -188,6 +191,7 @@ _SHARED = (
     "credited_at",
     "created_at",
     "campaign",
+    "source",
     "conversion_id",
 )
 
@@ -225,6 +229,7 @@ def _look(models: Models, dialect: str) -> sa.Select[t.Any]:
             click.c.referral_code,
             click.c.bound_at,
             click.c.id.label("click_id"),
+            click.c.source,
             wallet.lockable(models, dialect).label("may_lock_rows"),
             sa.select(models.user_key)
             .where(models.user_key == user)
@@ -288,6 +293,8 @@ def _bound(models: Models, dialect: str) -> t.Any:
         .scalar_subquery()
     )
     binding = sa.select(
+        # Locked: a purge may have given it another id since the look.
+        click.id.label("click"),
         click.referrer_user_id.label("referrer"),
         click.referred_user_id.label("referred"),
     ).where(
@@ -360,6 +367,7 @@ def _rewards_insert(
                 "role": sa.cast(sql.word(role), sa.Text()),
                 "user_id": user_id,
                 "referred_user_id": bound.c.referred,
+                "click_id": bound.c.click,
             }
             parts.append(sa.select(*columns.values()).select_from(source))
         owed = reward.alias("owed").c

@@ -281,8 +281,15 @@ class ReferralClickMixin(_Mixin):
     referrer_url: Mapped[str | None] = _text(nullable=True)
     user_agent: Mapped[str | None] = _text(nullable=True)
     ip_hash: Mapped[str | None] = _text(nullable=True)
-    #: UTC; when the visitor signed up
+    #: UTC; when the visitor signed up, also once that account is gone
     bound_at: Mapped[dt.datetime | None] = _moment()
+    #: what the link was tagged with, at most 64 characters each
+    utm_source: Mapped[str | None] = _text(nullable=True)
+    utm_medium: Mapped[str | None] = _text(nullable=True)
+    utm_campaign: Mapped[str | None] = _text(nullable=True)
+    #: what statistics count it under: ``utm_source``, else the referring site; None: it came
+    #: directly, or before this column; ``code``: a code was typed, there was no visit
+    source: Mapped[str | None] = _text(nullable=True)
 
     @classmethod
     def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
@@ -308,7 +315,22 @@ class ReferralClickMixin(_Mixin):
         # One referrer for each user. Stops at the bound rows, which are few.
         bound = _where("referred_user_id IS NOT NULL")
         yield _index("idx_referral_clicks_bound_unique", "referred_user_id", unique=True, **bound)
-        yield _index("idx_referral_clicks_signups", "referrer_user_id", "clicked_at", **bound)
+        signed_up = _where("bound_at IS NOT NULL")
+        yield _index("idx_referral_clicks_signups", "referrer_user_id", "clicked_at", **signed_up)
+        yield _index(
+            "idx_referral_clicks_referrals", "referrer_user_id", "bound_at", "id", **signed_up
+        )
+        # Statistics by source read these alone; what came directly is in neither.
+        yield _index(
+            "idx_referral_clicks_sources",
+            *("referrer_user_id", "clicked_at", "source"),
+            **_where("source IS NOT NULL"),
+        )
+        yield _index(
+            "idx_referral_clicks_signup_sources",
+            *("referrer_user_id", "source"),
+            **_where("bound_at IS NOT NULL AND source IS NOT NULL"),
+        )
 
 
 class ReferralConversionMixin(_Mixin):
@@ -380,6 +402,10 @@ class ReferralRewardMixin(_Mixin):
     created_at: Mapped[dt.datetime] = _moment(default=True)
     #: the policy's own label
     campaign: Mapped[str | None] = _text(nullable=True)
+    #: the click that the buyer was bound by; it may be gone
+    click_id: Mapped[uuid.UUID | None] = mapped_column(sa.Uuid(), nullable=True)
+    #: that of the click
+    source: Mapped[str | None] = _text(nullable=True)
 
     @classmethod
     def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
@@ -403,6 +429,7 @@ class ReferralRewardMixin(_Mixin):
         )
         yield _index("idx_referral_rewards_user_id", "user_id", "created_at")
         yield _index("idx_referral_rewards_referred_user_id", "referred_user_id")
+        yield _index("idx_referral_rewards_click_id", "click_id")
         yield _index("idx_referral_rewards_conversion_id", "conversion_id")
         yield _index("idx_referral_rewards_membership_id", "membership_id")
         # What "mature" looks for, and what the next credits pay off: few rows each.
@@ -468,6 +495,26 @@ class ReferralDailyMixin(_Mixin):
         yield _index("idx_referral_daily_day", "day")
 
 
+class ReferralDailySourceMixin(_Mixin):
+    """Of the clicks in ``referral_daily`` those of a source or a campaign.
+
+    Table ``referral_daily_sources``. What is missing to the day's clicks came directly, and from
+    no campaign.
+    """
+
+    __tablename__ = "referral_daily_sources"
+    _key = ("referrer_user_id", "day", "source", "campaign")
+
+    referrer_user_id: Mapped[t.Any] = _user("CASCADE")
+    #: UTC
+    day: Mapped[dt.date] = mapped_column(sa.Date(), nullable=False)
+    #: the clicks'; empty: none
+    source: Mapped[str] = _text()
+    #: the clicks' ``utm_campaign``; empty: none
+    campaign: Mapped[str] = _text()
+    clicks: Mapped[int] = mapped_column(sa.Integer(), nullable=False)
+
+
 class ReferralIssuedCodeMixin(_Mixin):
     """A code that was given to somebody, and is never given again (``referral_issued_codes``).
 
@@ -500,6 +547,7 @@ class Models:
     ReferralReward: type[ReferralRewardMixin]
     ReferralEvent: type[ReferralEventMixin]
     ReferralDaily: type[ReferralDailyMixin]
+    ReferralDailySource: type[ReferralDailySourceMixin]
     ReferralIssuedCode: type[ReferralIssuedCodeMixin]
     #: The key of the host's user table.
     user_key: sa.Column[t.Any]
@@ -535,6 +583,7 @@ class Models:
             self.ReferralReward,
             self.ReferralEvent,
             self.ReferralDaily,
+            self.ReferralDailySource,
             self.ReferralIssuedCode,
         )
 
@@ -667,6 +716,7 @@ def build_models(db: SQLAlchemy, user_model: t.Any) -> Models:
         ReferralReward=build("ReferralReward", ReferralRewardMixin),
         ReferralEvent=build("ReferralEvent", ReferralEventMixin),
         ReferralDaily=build("ReferralDaily", ReferralDailyMixin),
+        ReferralDailySource=build("ReferralDailySource", ReferralDailySourceMixin),
         ReferralIssuedCode=build("ReferralIssuedCode", ReferralIssuedCodeMixin),
         user_key=key,
         version_table=_version(metadata),

@@ -15,6 +15,7 @@ from ..errors import ReferralError
 from . import books
 from . import configuration
 from . import database
+from . import languages
 from . import life
 from . import row_security
 from . import visits
@@ -33,6 +34,7 @@ __all__ = ["CHECKS", "Finding", "Level", "examine"]
 #: All checks, in the order in which they are made.
 CHECKS: tuple[Check, ...] = (
     *configuration.CHECKS,
+    *languages.CHECKS,
     *database.CHECKS,
     *row_security.CHECKS,
     *wallet.CHECKS,

@@ -23,6 +23,7 @@ POLICIES = {
     "referral_conversions": ("referral_conversions_select_own",),
     "referral_rewards": ("referral_rewards_select_own",),
     "referral_daily": ("referral_daily_select_own",),
+    "referral_daily_sources": ("referral_daily_sources_select_own",),
 }
 _MAKE_AGAIN = (
     "As the tables' owner, run its statement again; flask referral db upgrade --sql prints it."

@@ -23,6 +23,8 @@ EXTENSION_KEY = "referral"
 IdentityLoader = t.Callable[[], t.Any]
 ConsentLoader = t.Callable[[], bool]
 BotDetector = t.Callable[[str], bool]
+#: Takes a user's key.
+DisplayNameLoader = t.Callable[[t.Any], "str | None"]
 #: Takes the raw body and the headers; see :meth:`flask_referral.Referral.webhook`.
 WebhookReader = t.Callable[[bytes, t.Any], t.Any]
 #: Takes the payload of an event that tells of a purchase.
@@ -40,6 +42,7 @@ class Loaders:
     consent: ConsentLoader | None = None
     bot_detector: BotDetector | None = None
     attribution_check: AttributionCheck | None = None
+    display_name: DisplayNameLoader | None = None
     #: by provider; finds who paid
     users: dict[str, BuyerLoader] = dataclasses.field(default_factory=dict)
     #: by provider; a :data:`~flask_referral.payments.events.WebhookReader` each

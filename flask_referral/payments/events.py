@@ -7,11 +7,11 @@ import datetime as dt
 import enum
 import typing as t
 
-from ..conversions.currency import checked_currency
 from ..conversions.payment import checked_cents
 from ..conversions.payment import checked_id
 from ..conversions.payment import checked_metadata
 from ..conversions.payment import LONGEST_ID
+from ..currency import checked_currency
 from ..errors import InvalidEvent
 from ..errors import ReferralError
 

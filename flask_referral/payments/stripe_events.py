@@ -19,7 +19,7 @@ import datetime as dt
 import typing as t
 from decimal import Decimal
 
-from ..conversions.currency import to_minor
+from ..currency import to_minor
 from ..errors import InvalidEvent
 from . import fields
 from .events import EventKind

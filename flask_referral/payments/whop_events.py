@@ -21,7 +21,7 @@ import re
 import typing as t
 from decimal import Decimal
 
-from ..conversions.currency import to_minor
+from ..currency import to_minor
 from ..errors import InvalidEvent
 from . import fields
 from .events import EventKind

@@ -25,8 +25,7 @@ if t.TYPE_CHECKING:
 READABLE = {
     "referral_codes": ("id", "user_id", "code", "created_at"),
     "referral_clicks": (
-        *("id", "referral_code", "referrer_user_id", "referred_user_id"),
-        *("clicked_at", "bound_at"),
+        *("id", "referral_code", "referrer_user_id", "clicked_at", "bound_at", "source"),
     ),
     "referral_conversions": (
         *("id", "referrer_user_id", "referral_code", "bonus_cents", "converted_at"),
@@ -34,8 +33,10 @@ READABLE = {
     "referral_rewards": (
         *("id", "conversion_id", "user_id", "role", "number", "cents", "reversed_cents"),
         *("shortfall_cents", "status", "available_at", "credited_at", "created_at", "campaign"),
+        *("source", "click_id"),
     ),
     "referral_daily": ("referrer_user_id", "day", "clicks"),
+    "referral_daily_sources": ("referrer_user_id", "day", "source", "clicks"),
 }
 USER_TABLES = tuple(READABLE)
 #: What the application works on; users have nothing on those that are not in USER_TABLES.

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from .. import codes
 from .. import wallet
+from ..clicks import TOLD
 from ..clock import as_utc
 from ..conversions.facts import Kind
 from ..db import qualified
@@ -18,7 +19,7 @@ from . import purge
 
 if t.TYPE_CHECKING:
     from ..db.models import Models
-_OWN_VISIT = ("referral_code", "clicked_at", "bound_at", "referrer_url", "user_agent", "ip_hash")
+_OWN_VISIT = ("referral_code", "clicked_at", "bound_at", *TOLD)
 #: Columns of a conversion that say who the other one is, what the other one bought or earned, and
 #: the code, which after an erasure is one that nobody has seen.
 _OTHERS_OF_REFERRER = ("referred_user_id", "whop_membership_id", "metadata_", "referral_code")
@@ -47,8 +48,8 @@ def export(
     """Return all that is known of a user, ready for JSON.
 
     Of other people it tells no ids and nothing personal: of the visitors through the user's
-    code when they came and whether they signed up, of those who bought what they earned him;
-    of the referrer's reward for a payment of the user's own nothing.
+    code when they came, from which source, and whether they signed up, of those who bought what
+    they earned him; of the referrer's reward for a payment of the user's own nothing.
 
     :param wallet_table: the host's wallet, or None; of it the referral rows are told.
     :raises UnknownUser: where there is no such user.
@@ -57,6 +58,7 @@ def export(
     code = models.ReferralCode.__table__.c
     click = models.ReferralClick.__table__.c
     daily = models.ReferralDaily.__table__.c
+    daily_source = models.ReferralDailySource.__table__.c
     conversion = models.ReferralConversion.__table__.c
     reward = models.ReferralReward.__table__.c
     event = models.ReferralEvent.__table__.c
@@ -77,9 +79,11 @@ def export(
     )
     is_seen = sa.and_(code.user_id == user_id, ~is_unseen)
     owned = rows((code.code, code.created_at), is_seen, code.code)
-    signed_up = click.referred_user_id.is_not(None).label("signed_up")
+    signed_up = click.bound_at.is_not(None).label("signed_up")
     visits = rows(
-        (click.clicked_at, signed_up), click.referrer_user_id == user_id, click.clicked_at
+        (click.clicked_at, signed_up, click.source),
+        click.referrer_user_id == user_id,
+        click.clicked_at,
     )
     own_visit = [click[name] for name in _OWN_VISIT]
     payments = rows(
@@ -93,6 +97,11 @@ def export(
         "code": owned[0] if owned else None,
         "clicks": visits,
         "daily": rows((daily.day, daily.clicks), daily.referrer_user_id == user_id, daily.day),
+        "daily_sources": rows(
+            (daily_source.day, daily_source.source, daily_source.campaign, daily_source.clicks),
+            daily_source.referrer_user_id == user_id,
+            daily_source.day,
+        ),
         "own_clicks": rows(own_visit, click.referred_user_id == user_id, click.clicked_at),
         "conversions_as_referrer": conversions(
             conversion.referrer_user_id == user_id, _OTHERS_OF_REFERRER
@@ -181,7 +190,7 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     :raises UnknownUser: where there is no such user and nothing was left of one.
     """
     click = models.ReferralClick.__table__
-    daily = models.ReferralDaily.__table__
+    summed = (models.ReferralDailySource.__table__, models.ReferralDaily.__table__)
     is_own = click.c.referred_user_id == user_id
     through_code = click.c.referrer_user_id == user_id
 
@@ -192,15 +201,16 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     forgotten = deliveries.forget_user(connection, models, user_id)
     # Without the code's lock, which visits wait for; there may be a million of them. Bound ones
     # come after it: a purchase locks the code first and then its buyer's click.
-    clicks = delete_clicks(through_code, click.c.referred_user_id.is_(None))
+    clicks = delete_clicks(through_code, click.c.bound_at.is_(None))
     code = _lock_code(connection, models, user_id)
     # Those too that came before the code was locked; a new one waits, and finds no code then.
     clicks += delete_clicks(through_code)
     done = "none" if code is None else _retire(connection, models, code, now)
-    sums = qualified.execute(
-        connection, sa.delete(daily).where(daily.c.referrer_user_id == user_id)
-    ).rowcount
-    own_clicks = purge.clear(connection, models, is_own, sa.true())
+    sums = 0
+    for table in summed:
+        gone = sa.delete(table).where(table.c.referrer_user_id == user_id)
+        sums += qualified.execute(connection, gone).rowcount
+    own_clicks = purge.clear(connection, models, is_own, sa.true(), (*purge.PERSONAL, *purge.TAGS))
     if not (clicks or sums or own_clicks or code or forgotten):
         codes.require_user(connection, models, user_id)
     return Erased(done, clicks, own_clicks, forgotten)

@@ -3,7 +3,7 @@
 The id of a click that a visit made is derived from the address, so it is personal too: whoever
 has the application's secret can try addresses. It is replaced by a random one as soon as no visit
 needs it any more, that is, when it is in no cookie that counts and no visit would make it again.
-Nothing of ours refers to it but those cookies.
+Of ours the rewards of a buyer refer to it, which follow, and those cookies.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ if t.TYPE_CHECKING:
     from ..db.models import Models
 BATCH = 1_000
 
-_PERSONAL = ("ip_hash", "user_agent", "referrer_url")
+PERSONAL = ("ip_hash", "user_agent", "referrer_url")
+#: What a link was tagged with, which may name the one person whom it was made for. It stays until
+#: that person is erased, as the sums by campaign need it.
+TAGS = ("utm_source", "utm_medium", "utm_campaign")
 
 
 class Purged(t.NamedTuple):
@@ -97,19 +100,50 @@ def clear(
     models: Models,
     where: sa.ColumnElement[bool],
     may_rename: sa.ColumnElement[bool],
+    names: t.Iterable[str] = PERSONAL,
 ) -> int:
-    """Clear what is personal of some clicks; return how many had any of it. One statement.
+    """Clear what is personal of some clicks; return how many had any of it.
+
+    Two statements, and two more where ids are replaced that somebody signed up by: the rewards
+    follow. The source stays, which statistics count: a word that many share, or a site's name.
 
     :param may_rename: whether a click's id may be replaced.
+    :param names: the columns to clear.
     """
     click = models.ReferralClick.__table__
     dialect = connection.dialect.name
     rename = sa.and_(may_rename, _is_derived(click.c.id, dialect))
-    statement = sa.update(click).where(where, sa.or_(_is_personal(models), rename))
+    names = tuple(names)
+    followed = _rename_bound(connection, models, sa.and_(where, rename), names)
+    statement = sa.update(click).where(where, sa.or_(_has_any(models, names), rename))
     new_id = sa.case((rename, _renamed(click.c.id, dialect)), else_=click.c.id)
-    return qualified.execute(
-        connection, statement.values(dict.fromkeys(_PERSONAL) | {"id": new_id})
+    cleared = qualified.execute(
+        connection, statement.values(dict.fromkeys(names) | {"id": new_id})
     ).rowcount
+    return followed + cleared
+
+
+def _rename_bound(
+    connection: sa.Connection, models: Models, where: sa.ColumnElement[bool], names: tuple[str, ...]
+) -> int:
+    """Replace the ids of clicks that somebody signed up by, and clear them; return how many.
+
+    They are locked first: a purchase that names one and is not committed yet is waited for, and
+    its rewards are there for the statement that follows.
+    """
+    click, reward = models.ReferralClick.__table__, models.ReferralReward.__table__
+    bound = sa.select(click.c.id).where(where, click.c.bound_at.is_not(None)).order_by(click.c.id)
+    found = qualified.execute(connection, bound.with_for_update()).scalars().all()
+    if not found:
+        return 0
+    changes = [{"old": id, "new": clicks.forgotten_id(id)} for id in found]
+    old = sa.bindparam("old", type_=click.c.id.type)
+    new = sa.bindparam("new", type_=click.c.id.type)
+    follow = sa.update(reward).where(reward.c.click_id == old).values(click_id=new)
+    rename = sa.update(click).where(click.c.id == old)
+    qualified.execute(connection, follow, changes)
+    qualified.execute(connection, rename.values(dict.fromkeys(names) | {"id": new}), changes)
+    return len(found)
 
 
 def _is_derived(id: sa.Column[t.Any], dialect: str) -> sa.ColumnElement[bool]:
@@ -157,15 +191,15 @@ def _wanted(
 ) -> sa.ColumnElement[bool]:
     click = models.ReferralClick.__table__.c
     renamed = sa.and_(click.clicked_at < forgotten, _is_derived(click.id, dialect))
-    wanted = sa.or_(_is_personal(models), renamed)
+    wanted = sa.or_(_has_any(models, PERSONAL), renamed)
     if delete:
         wanted = sa.or_(wanted, _is_removable(models, dialect))
     return sa.and_(click.clicked_at < before, wanted)
 
 
-def _is_personal(models: Models) -> sa.ColumnElement[bool]:
+def _has_any(models: Models, names: t.Iterable[str]) -> sa.ColumnElement[bool]:
     click = models.ReferralClick.__table__.c
-    return sa.or_(*(click[name].is_not(None) for name in _PERSONAL))
+    return sa.or_(*(click[name].is_not(None) for name in names))
 
 
 def _is_removable(models: Models, dialect: str) -> sa.ColumnElement[bool]:
@@ -175,7 +209,7 @@ def _is_removable(models: Models, dialect: str) -> sa.ColumnElement[bool]:
         daily.referrer_user_id == click.referrer_user_id,
         daily.day >= days.date_of(click.clicked_at, dialect),
     )
-    return sa.and_(click.referred_user_id.is_(None), is_summed)
+    return sa.and_(click.bound_at.is_(None), is_summed)
 
 
 def _delete(connection: sa.Connection, models: Models, where: sa.ColumnElement[bool]) -> int:

@@ -74,33 +74,18 @@ def _next_day(connection: sa.Connection, models: Models, last: dt.date | None) -
 
 
 def _sum_up(connection: sa.Connection, models: Models, day: dt.date) -> int:
-    click = models.ReferralClick.__table__.c
-    daily = models.ReferralDaily.__table__
-    dialect = connection.dialect.name
-    at = days.column(click.clicked_at, dialect)
-    # In the order of the keys, so that two runs wait for one another in the same order.
-    sums = (
-        sa.select(click.referrer_user_id, sa.literal(day, sa.Date()), sa.func.count())
-        .where(
-            at >= days.begin(day, dialect),
-            at < days.begin(day + dt.timedelta(days=1), dialect),
-        )
-        .group_by(click.referrer_user_id)
-        .order_by(click.referrer_user_id)
-    )
-    statement = (
-        sql.insert(dialect, daily)
-        .from_select(["referrer_user_id", "day", "clicks"], sums)
-        .on_conflict_do_nothing()
-    )
-    if dialect == "sqlite":
+    if connection.dialect.name == "sqlite":
         # One writer at a time: nobody is deleted meanwhile.
-        return qualified.execute(connection, statement).rowcount
+        sql.begin_writing(connection)
+        by_source, by_referrer = _summing(models, "sqlite", day)
+        qualified.execute(connection, by_source)
+        return qualified.execute(connection, by_referrer).rowcount
+    (statement,) = _summing(models, connection.dialect.name, day)
     failures = 0
     while True:
         try:
             with connection.begin_nested():
-                return qualified.execute(connection, statement).rowcount
+                return int(qualified.execute(connection, statement).scalar_one())
         except sa.exc.DBAPIError as error:
             # A referrer was deleted between the reading and the writing of the sum, and the next
             # attempt does not find the clicks any more.
@@ -111,3 +96,63 @@ def _sum_up(connection: sa.Connection, models: Models, day: dt.date) -> int:
             )
             if not lost or failures == ATTEMPTS:
                 raise
+
+
+def _summing(models: Models, dialect: str, day: dt.date) -> list[t.Any]:
+    """Return the statements that write a day's sums, those by source where the day's is new.
+
+    So the sums by source are of the very clicks that the day's counts, whoever sums up beside.
+    PostgreSQL needs one, which answers how many referrers have new sums.
+    """
+    click = models.ReferralClick.__table__.c
+    daily, by_source = models.ReferralDaily.__table__, models.ReferralDailySource.__table__
+    at = days.column(click.clicked_at, dialect)
+    source, campaign = (
+        sa.func.coalesce(column, sql.word("")) for column in (click.source, click.utm_campaign)
+    )
+    counting = (
+        sa.select(
+            click.referrer_user_id,
+            sa.literal(day, sa.Date()).label("day"),
+            source.label("source"),
+            campaign.label("campaign"),
+            sa.func.count().label("clicks"),
+        )
+        .where(
+            at >= days.begin(day, dialect),
+            at < days.begin(day + dt.timedelta(days=1), dialect),
+        )
+        .group_by(click.referrer_user_id, source, campaign)
+    )
+    # Of what begins with WITH, Python's driver for SQLite does not say how many rows it wrote.
+    is_sqlite = dialect == "sqlite"
+    counted = counting.subquery("counted") if is_sqlite else counting.cte("counted")
+    # In the order of the keys, so that two runs wait for one another in the same order.
+    sums = (
+        sa.select(
+            counted.c.referrer_user_id,
+            counted.c.day,
+            sa.cast(sa.func.sum(counted.c.clicks), sa.Integer()),
+        )
+        .group_by(counted.c.referrer_user_id, counted.c.day)
+        .order_by(counted.c.referrer_user_id)
+    )
+    parts = sa.select(counted).where(
+        sa.or_(counted.c.source != sql.word(""), counted.c.campaign != sql.word(""))
+    )
+    write_sums = (
+        sql.insert(dialect, daily)
+        .from_select(["referrer_user_id", "day", "clicks"], sums)
+        .on_conflict_do_nothing()
+    )
+    write_parts = sql.insert(dialect, by_source)
+    names = list(counted.c.keys())
+    if is_sqlite:
+        is_known = sa.exists().where(
+            daily.c.referrer_user_id == counted.c.referrer_user_id, daily.c.day == counted.c.day
+        )
+        return [write_parts.from_select(names, parts.where(~is_known)), write_sums]
+    written = write_sums.returning(daily.c.referrer_user_id).cte("written")
+    is_new = parts.join(written, written.c.referrer_user_id == counted.c.referrer_user_id)
+    write = write_parts.from_select(names, is_new).cte("sources")
+    return [sa.select(sa.func.count()).select_from(written).add_cte(write)]

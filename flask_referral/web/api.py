@@ -12,12 +12,15 @@ from flask.typing import ResponseReturnValue
 
 from .. import clicks
 from .. import codes
+from .. import referrals as people
 from .. import stats as station
 from ..errors import ReferralError
 from ..errors import UnknownUser
 from ..host import identity
 from ..host.state import current_state
 from ..rls.acting import own_read
+from ..words import gettext
+from ..words import told
 from . import connections as database
 from . import deliveries as webhooks
 from . import reports
@@ -40,6 +43,7 @@ def create_blueprint() -> Blueprint:
     blueprint.after_request(_no_store)
     blueprint.post("/generate")(generate)
     blueprint.get("/stats")(stats)
+    blueprint.get("/referrals")(referrals)
     # A pasted link has slashes; of the two kinds of variables only the other takes line breaks.
     blueprint.get("/codes/<code>")(check_code)
     blueprint.get("/codes/<path:code>")(check_code)
@@ -56,7 +60,7 @@ def _no_store(response: Response) -> Response:
 
 def _unknown_user(error: UnknownUser) -> Response:
     # A token, or a session, outlives the account that it was made for.
-    message = "The account of this login does not exist any more; log in with another one."
+    message = gettext("The account of this login does not exist any more; log in with another one.")
     return error_response(message, 401, ErrorCode.unknown_user)
 
 
@@ -66,7 +70,7 @@ def generate() -> ResponseReturnValue:
     refuse_cross_site(state.settings)
     user_id = identity.current_user_id(state)
     if user_id is None:
-        return error_response("Log in to get a referral code.", 401)
+        return error_response(gettext("Log in to get a referral code."), 401)
     code, _ = database.in_one_commit(
         state,
         lambda db: codes.get_or_create(db, state.models, user_id, reading=own_read(state, user_id)),
@@ -80,13 +84,33 @@ def stats() -> ResponseReturnValue:
     state = current_state()
     user_id = identity.current_user_id(state)
     if user_id is None:
-        return error_response("Log in to see your referral statistics.", 401)
+        return error_response(gettext("Log in to see your referral statistics."), 401)
     text = request.args.get("days", str(station.DEFAULT_DAYS))
     try:
         days = station.checked_days(int(text) if _NUMBER.fullmatch(text) else None)
     except ReferralError as error:
-        return error_response(str(error), 400, ErrorCode.invalid_days)
+        return error_response(told(error), 400, ErrorCode.invalid_days)
     return jsonify(reports.stats(state, user_id, days))
+
+
+def referrals() -> ResponseReturnValue:
+    """Answer with whom the current user brought, newest first."""
+    state = current_state()
+    user_id = identity.current_user_id(state)
+    if user_id is None:
+        return error_response(gettext("Log in to see your referrals."), 401)
+    text = request.args.get("limit", str(people.DEFAULT_LIMIT))
+    before = request.args.get("before")
+    try:
+        limit = people.checked_limit(int(text) if _NUMBER.fullmatch(text) else None)
+    except ReferralError as error:
+        return error_response(told(error), 400, ErrorCode.invalid_limit)
+    try:
+        people.checked_cursor(before)
+    except ReferralError as error:
+        return error_response(told(error), 400, ErrorCode.invalid_cursor)
+    page = reports.referrals(state, user_id, limit, before)
+    return jsonify(referrals=page.entries, next=page.next)
 
 
 def check_code(code: str) -> ResponseReturnValue:

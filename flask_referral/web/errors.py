@@ -22,6 +22,8 @@ from werkzeug.routing import RoutingException
 
 from ..errors import ConfigurationError
 from ..errors import ReferralError
+from ..words import gettext
+from ..words import gettext_noop
 
 
 class ErrorCode(enum.StrEnum):
@@ -31,8 +33,10 @@ class ErrorCode(enum.StrEnum):
     cross_site = enum.auto()
     forbidden = enum.auto()
     internal_error = enum.auto()
+    invalid_cursor = enum.auto()
     invalid_days = enum.auto()
     invalid_event = enum.auto()
+    invalid_limit = enum.auto()
     invalid_signature = enum.auto()
     not_configured = enum.auto()
     not_found = enum.auto()
@@ -57,9 +61,6 @@ _BY_STATUS: t.Final = {
     500: ErrorCode.internal_error,
     503: ErrorCode.unavailable,
 }
-
-
-_LOGGED = "The referral program could not answer; the error was logged."
 
 
 def error_response(message: str, status: int, code: ErrorCode | None = None) -> Response:
@@ -142,9 +143,18 @@ def _unexpected_error(error: Exception) -> ResponseReturnValue:
     got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=error)
     app.logger.error("Exception on %s [%s]", request.path, request.method, exc_info=error)
     # Our sentences name tables, settings and roles: for whoever has the log, or debugs.
-    told = str(error) if isinstance(error, ReferralError) and app.debug else _LOGGED
+    told = str(error) if isinstance(error, ReferralError) and app.debug else _logged()
     is_setup = isinstance(error, ConfigurationError)
     return error_response(told, 500, ErrorCode.not_configured if is_setup else None)
+
+
+def _logged() -> str:
+    sentence = gettext_noop("The referral program could not answer; the error was logged.")
+    try:
+        return gettext(sentence)
+    except Exception:
+        # The host's choice of a language may need what has just failed, or be it.
+        return sentence
 
 
 def _call(handler: ErrorHandlerCallable, error: Exception) -> ResponseReturnValue:

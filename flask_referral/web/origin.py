@@ -19,7 +19,17 @@ _SENT_BY_BROWSERS = frozenset({"basic", "digest", "hoba", "mutual", "negotiate",
 
 
 def refuse_cross_site(settings: Settings) -> None:
-    """Abort with 403 where a browser says that another site's page sends this request.
+    """Abort with 403, in JSON, where :func:`is_cross_site`."""
+    if is_cross_site(settings):
+        message = (
+            "Requests from other sites are refused; send this one from the site itself, or name "
+            "the page's origin in REFERRAL_TRUSTED_ORIGINS."
+        )
+        abort(error_response(message, 403, ErrorCode.cross_site))
+
+
+def is_cross_site(settings: Settings) -> bool:
+    """Whether a browser says that another site's page sends this request.
 
     The pages of ``REFERRAL_TRUSTED_ORIGINS`` are none; a browser tells the origin with every POST.
 
@@ -29,21 +39,16 @@ def refuse_cross_site(settings: Settings) -> None:
     """
     scheme = request.headers.get("Authorization", "").strip().partition(" ")[0].lower()
     if scheme and scheme not in _SENT_BY_BROWSERS:
-        return
+        return False
     site = request.headers.get("Sec-Fetch-Site")
     origin = request.headers.get("Origin")
     if origin in settings.trusted_origins:
-        return
+        return False
     if site is not None:
         allowed = site in ("same-origin", "none")
     else:
         allowed = origin is None or _is_own(origin)
-    if not allowed:
-        message = (
-            "Requests from other sites are refused; send this one from the site itself, or name "
-            "the page's origin in REFERRAL_TRUSTED_ORIGINS."
-        )
-        abort(error_response(message, 403, ErrorCode.cross_site))
+    return not allowed
 
 
 def _is_own(origin: str) -> bool:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import typing as t
 
 from .. import clock
+from .. import codes
+from .. import leaderboard as ranking
+from .. import referrals as people
 from .. import stats as station
+from .. import wallet
 from ..errors import UnknownUser
+from ..results import LeaderboardEntry
 from ..rls.acting import own_read
 from . import connections as database
 from .links import known_link
@@ -47,3 +53,67 @@ def stats(
                 return found
     with database.reading(state) as db:
         return collect(db, reading=own_read(state, user_id))
+
+
+def referrals(
+    state: State, user_id: t.Any, limit: int = people.DEFAULT_LIMIT, before: str | None = None
+) -> people.Page:
+    """Return whom a user brought, with the names that the host's loader gives.
+
+    One statement; one more where there is a loader, outside row level security, of the clicks that
+    this user may read.
+
+    :raises ReferralError: where ``limit`` or ``before`` is out of bounds.
+    :raises UnknownUser: where there is no such user.
+    """
+    name_of = state.loaders.display_name
+    with database.reading(state, replica=True) as db:
+        own = own_read(state, user_id, None if state.read_engine is None else db)
+        page = people.page(db, state.models, user_id, limit=limit, before=before, reading=own)
+        users = people.users_of(db, state.models, page.click_ids) if name_of else {}
+    if not page.entries and before is None:
+        with database.reading(state) as db:
+            codes.require_user(db, state.models, user_id)
+    if name_of is not None:
+        entries = [
+            dataclasses.replace(entry, name=name_of(users[click])) if click in users else entry
+            for entry, click in zip(page.entries, page.click_ids, strict=True)
+        ]
+        page = page._replace(entries=entries)
+    return page
+
+
+def leaderboard(
+    state: State, days: int | None = None, limit: int = ranking.DEFAULT_LIMIT
+) -> list[LeaderboardEntry]:
+    """Return the referrers with the most conversions, with the names that the loader gives.
+
+    Two statements.
+
+    :raises ReferralError: where ``days`` or ``limit`` is out of bounds.
+    """
+    with database.reading(state, replica=True) as db:
+        rows = ranking.top(db, state.models, days=days, limit=limit, now=clock.now())
+    name_of = state.loaders.display_name
+    return [
+        LeaderboardEntry(
+            rank,
+            row.user_id,
+            None if name_of is None else name_of(row.user_id),
+            row.signups,
+            row.conversions,
+            row.earned_cents,
+        )
+        for rank, row in enumerate(rows, 1)
+    ]
+
+
+def wallet_rows(state: State, user_id: t.Any, limit: int = wallet.SHOWN) -> list[wallet.Shown]:
+    """Return what the program gave to a user's wallet and took from it, newest first.
+
+    One statement; none where there is no wallet.
+    """
+    if state.wallet_table is None:
+        return []
+    with database.reading(state, replica=True) as db:
+        return wallet.rows_of(db, state.models, state.wallet_table, user_id, limit)

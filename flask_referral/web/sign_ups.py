@@ -14,6 +14,7 @@ from .. import codes
 from ..clicks import Touch
 from ..clicks import Visit
 from ..results import AttributionReason
+from ..results import Invitation
 from . import connections as database
 from . import cookies
 from . import visits
@@ -94,6 +95,30 @@ def _bind(
         is_shared=is_shared,
         check=state.loaders.attribution_check,
     )
+
+
+def invitation(state: State) -> Invitation | None:
+    """Return who invited this visitor: whose code the request, or else the cookie, brings.
+
+    At most one statement, or two where the request's code is nobody's. None where nobody did, where
+    the visit is over, and for the visitor's own code.
+    """
+    if not has_request_context():
+        return None
+    visit, touch = visits.of_this_request(state), cookies.current_touch(state.settings)
+    brought = [each.code for each in (visit, touch) if each is not None]
+    if not brought:
+        return None
+    visitor = visits.visitor_id(state)
+    with database.reading(state) as db:
+        for code in dict.fromkeys(brought):
+            owner = clicks.owner_of(db, state.models, code, visitor)
+            if owner is not None:
+                break
+        else:
+            return None
+    loader = state.loaders.display_name
+    return Invitation(code, None if loader is None else loader(owner))
 
 
 def carry(state: State) -> str:

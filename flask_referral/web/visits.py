@@ -54,7 +54,7 @@ def capture(state: State, response: Response, code: str) -> None:
         if remembered and clicks.is_repetition(remembered, code, at, settings.dedupe_seconds):
             log_uncounted(code, _REPEATED)
             return
-        visit = _visit(code, _visitor_id(state))
+        visit = _visit(code, visitor_id(state))
         touch = _record(state, response, visit)
         if touch is not None and (remembered is None or settings.touch == "last"):
             cookies.write(response, touch, settings, visit.at)
@@ -122,6 +122,7 @@ def _visit(code: str, visitor_id: t.Any = None) -> Visit:
         user_agent=clicks.clean_text(headers.get("User-Agent"), clicks.USER_AGENT_LENGTH),
         referrer_url=clicks.clean_referrer(headers.get("Referer"), request.host),
         visitor_id=visitor_id,
+        tags=query.tags(),
     )
 
 
@@ -221,7 +222,7 @@ def _record_later(state: State, response: Response, visit: Visit, session: Sessi
     return touch_of(state, visit)
 
 
-def _visitor_id(state: State) -> t.Any:
+def visitor_id(state: State) -> t.Any:
     """Return the key of whoever is logged in; None where that cannot be said."""
     if not identity.is_set_up(state, app_ctx.app):
         return None

@@ -29,13 +29,25 @@ OWNED = ((REWARDS, "user_id"), (DAILY, "referrer_user_id"))
 WALLET_INDEX = "idx_wallet_transactions_referral_bonus_unique"
 OUR_BONUS = "type = 'referral_bonus' AND reference_type = 'referral_conversion'"
 BOUND = "referred_user_id IS NOT NULL"
+#: Also once that account is gone.
+SIGNED_UP = "bound_at IS NOT NULL"
+UNDATED = f"{BOUND} AND bound_at IS NULL"
+#: What dates a sign-up that somebody else stores.
+DATE_SIGN_UP = "referral_clicks_date_sign_up"
 #: What SQLite does with the rows of a deleted user where foreign keys are switched off.
 SQLITE_TRIGGER = "referral_users_deleted"
 
 #: index, table, columns, unique, WHERE
 INDEXES = (
     ("idx_referral_clicks_bound_unique", CLICKS, ["referred_user_id"], True, BOUND),
-    ("idx_referral_clicks_signups", CLICKS, ["referrer_user_id", "clicked_at"], False, BOUND),
+    ("idx_referral_clicks_signups", CLICKS, ["referrer_user_id", "clicked_at"], False, SIGNED_UP),
+    (
+        "idx_referral_clicks_referrals",
+        CLICKS,
+        ["referrer_user_id", "bound_at", "id"],
+        False,
+        SIGNED_UP,
+    ),
     (
         "idx_referral_rewards_payment_unique",
         REWARDS,
@@ -45,6 +57,7 @@ INDEXES = (
     ),
     ("idx_referral_rewards_user_id", REWARDS, ["user_id", "created_at"], False, None),
     ("idx_referral_rewards_referred_user_id", REWARDS, ["referred_user_id"], False, None),
+    ("idx_referral_rewards_click_id", REWARDS, ["click_id"], False, None),
     ("idx_referral_rewards_conversion_id", REWARDS, ["conversion_id"], False, None),
     ("idx_referral_rewards_membership_id", REWARDS, ["membership_id"], False, None),
     (
@@ -106,6 +119,7 @@ def _downgrade_tables() -> None:
     else:
         # A host that rebuilt its users lost it.
         op.execute(f"DROP TRIGGER IF EXISTS {_trigger()}")
+    _forget_sign_ups()
     for name, table, *_ in reversed(INDEXES):
         op.drop_index(op.f(name), table, schema=schema)
     for table in (DAILY, EVENTS, REWARDS):
@@ -122,6 +136,7 @@ def _upgrade_tables() -> None:
     tables, columns, indexes = _there(schema)
     if "bound_at" not in columns:
         _add_bound_at()
+    _date_sign_ups()
     if REWARDS not in tables:
         _create_rewards(schema)
     if EVENTS not in tables:
@@ -169,6 +184,63 @@ def _add_bound_at() -> None:
     op.execute(f"ALTER TABLE {_name(CLICKS)} ADD COLUMN bound_at {moment}{separate} {check}")
 
 
+def _date_sign_ups() -> None:
+    """Date the sign-ups of before, and those that others store from now on.
+
+    A click says by ``bound_at`` that somebody signed up, for ever: the account may go, and whoever
+    may read the click need not read whose it was. SQLite compares dates as texts, so they are
+    written as SQLAlchemy writes them, with a fraction of the second.
+    """
+    clicks = _name(CLICKS)
+    if _is_postgresql():
+        op.execute(f"UPDATE {clicks} SET bound_at = clicked_at WHERE {UNDATED}")
+        undated = " AND ".join(f"NEW.{part}" for part in UNDATED.split(" AND "))
+        function = _name(DATE_SIGN_UP)
+        op.execute(
+            sa.text(
+                f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql\n"
+                "SET search_path = '' AS $referral$ BEGIN\n"
+                "    NEW.bound_at := coalesce(NEW.clicked_at, pg_catalog.now());\n"
+                "    RETURN NEW;\n"
+                "END $referral$".replace(":", r"\:")
+            )
+        )
+        op.execute(
+            f"CREATE TRIGGER {DATE_SIGN_UP} BEFORE INSERT OR UPDATE OF referred_user_id "
+            f"ON {clicks} FOR EACH ROW WHEN ({undated}) EXECUTE FUNCTION {function}()"
+        )
+        return
+    date = (
+        "SET bound_at = substr(coalesce(bound_at, clicked_at, CURRENT_TIMESTAMP) || '.000000', 1, "
+        f"{len('2026-01-01 12:00:00.000000')})"
+    )
+    seconds = len("2026-01-01 12:00:00")
+    undated = f"{{0}}{BOUND} AND ({{0}}bound_at IS NULL OR length({{0}}bound_at) = {seconds})"
+    op.execute(f"UPDATE {clicks} {date} WHERE {undated.format('')}")
+    for name, event in _sqlite_events():
+        op.execute(
+            f"CREATE TRIGGER {name} AFTER {event} ON {_bare(CLICKS)} "
+            f"WHEN {undated.format('NEW.')} BEGIN "
+            f"UPDATE {_bare(CLICKS)} {date} WHERE id = NEW.id; END"
+        )
+
+
+def _forget_sign_ups() -> None:
+    if _is_postgresql():
+        op.execute(f"DROP TRIGGER {DATE_SIGN_UP} ON {_name(CLICKS)}")
+        op.execute(f"DROP FUNCTION {_name(DATE_SIGN_UP)}()")
+        return
+    for name, _ in _sqlite_events():
+        op.execute(f"DROP TRIGGER IF EXISTS {name}")
+
+
+def _sqlite_events() -> tuple[tuple[str, str], ...]:
+    return (
+        (_name(DATE_SIGN_UP), "INSERT"),
+        (_name(f"{DATE_SIGN_UP}_later"), "UPDATE OF referred_user_id"),
+    )
+
+
 def _create_rewards(schema: str | None) -> None:
     user_key = frozen.user_key()
     conversion = sa.Table(CONVERSIONS, sa.MetaData(), sa.Column("id"), schema=schema).c.id
@@ -199,6 +271,7 @@ def _create_rewards(schema: str | None) -> None:
         _moment("credited_at"),
         _moment("created_at", now=True),
         sa.Column("campaign", sa.Text()),
+        sa.Column("click_id", sa.Uuid()),
         sa.PrimaryKeyConstraint("id", name=op.f(f"{REWARDS}_pkey")),
         _foreign_key(REWARDS, "user_id", user_key, "CASCADE"),
         _foreign_key(REWARDS, "referred_user_id", user_key, "SET NULL"),
@@ -259,10 +332,12 @@ def _reward_conversions() -> None:
     conversions, rewards, events = map(_name, (CONVERSIONS, REWARDS, EVENTS))
     op.execute(
         f"INSERT INTO {rewards} (id, conversion_id, user_id, referred_user_id, role, provider, "
-        "payment_id, membership_id, number, cents, status, credited_at, created_at) "
+        "payment_id, membership_id, number, cents, status, credited_at, created_at, click_id) "
         "SELECT id, id, referrer_user_id, referred_user_id, 'referrer', 'host', "
         "whop_membership_id, whop_membership_id, 1, bonus_cents, 'credited', converted_at, "
-        f"converted_at FROM {conversions} AS conversion "
+        f"converted_at, (SELECT click.id FROM {_name(CLICKS)} AS click "
+        "WHERE click.referred_user_id = conversion.referred_user_id) "
+        f"FROM {conversions} AS conversion "
         f"WHERE NOT EXISTS (SELECT 1 FROM {rewards} AS reward "
         "WHERE reward.conversion_id = conversion.id)"
     )

@@ -34,10 +34,10 @@ DATES = ((CODES, "created_at"), (CLICKS, "clicked_at"), (CLICKS, "bound_at"))
 #: visitors, and not who bought what.
 READABLE = {
     CODES: "id, user_id, code, created_at",
-    CLICKS: "id, referral_code, referrer_user_id, referred_user_id, clicked_at, bound_at",
+    CLICKS: "id, referral_code, referrer_user_id, clicked_at, bound_at",
     CONVERSIONS: "id, referrer_user_id, referral_code, bonus_cents, converted_at",
     REWARDS: "id, conversion_id, user_id, role, number, cents, reversed_cents, shortfall_cents, "
-    "status, available_at, credited_at, created_at, campaign",
+    "status, available_at, credited_at, created_at, campaign, click_id",
 }
 KEEP = f"""CREATE FUNCTION {{function}}() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = '' AS $referral$

@@ -121,7 +121,7 @@ def test_users_can_do_nothing_else(world: World, sql: str) -> None:
 
 
 PRIVATE = {
-    "referral_clicks": ("referrer_url", "user_agent", "ip_hash"),
+    "referral_clicks": ("referred_user_id", "referrer_url", "user_agent", "ip_hash"),
     "referral_conversions": ("referred_user_id", "whop_membership_id", "metadata"),
     "referral_rewards": ("referred_user_id", "provider", "payment_id", "membership_id"),
 }
@@ -167,7 +167,9 @@ def test_the_referrers_own_figures_are_still_shown(world: World) -> None:
     host.current_user = world.ids[0]
     figures = t.cast(t.Any, host.client().get("/api/referral/stats").json)
     assert figures["totals"]["earned_cents"] == 1000
-    assert figures["totals"]["clicks"] == 2
+    assert figures["totals"]["clicks"] == 3
+    people = t.cast(t.Any, host.client().get("/api/referral/referrals").json)["referrals"]
+    assert [entry["earned_cents"] for entry in people] == [1000]
     assert host.client().post("/api/referral/generate").json == {"code": figures["code"]}
 
 

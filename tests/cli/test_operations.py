@@ -116,6 +116,9 @@ class TestStats:
             "Day (UTC)      Clicks  Sign-ups  Conversions  Earned cents\n"
             "2026-03-14          1         1            1         1,000\n"
             "2026-03-15      1,234         0            0             0\n"
+            "\n"
+            "   Clicks  Sign-ups  Conversions  Earned cents  Source\n"
+            "    1,235         1            1         1,000  (direct)\n"
         )
 
     def test_without_an_address_it_says_why(self, make_sqlite: MakeHost) -> None:
@@ -369,7 +372,7 @@ class TestReview:
 
     def held(self, host: Host) -> tuple[Referrer, list[str]]:
         referrer = Referrer(host)
-        users = [sign_up(referrer) for _ in range(3)]
+        users = [sign_up(referrer, NOON - number * DAY) for number in range(3)]
         found = [says(host, "convert", str(user), f"mem_{user}") for user in users]
         assert [data["reason"] for data in found] == ["converted", "held", "held"]
         return referrer, [data["rewards"][0]["reward"] for data in found]
@@ -440,8 +443,9 @@ class TestExport:
         host = make(key=key)
         first, second = Referrer(host), Referrer(host)
         user = Referrer(host)
-        first.click(NOON - 3 * DAY, by=user.id, ip_hash="2026-03:mine")
-        user.click(NOON - 2 * DAY, ip_hash="2026-03:theirs")
+        tags = {"utm_source": "News", "utm_medium": "email", "utm_campaign": "May"}
+        first.click(NOON - 3 * DAY, by=user.id, ip_hash="2026-03:mine", source="news", **tags)
+        user.click(NOON - 2 * DAY, ip_hash="2026-03:theirs", source="blog.example")
         buyer = sign_up(user, NOON - 2 * DAY)
         host.cli("rollup")
         says(host, "convert", str(user.id), "mem_user")
@@ -458,18 +462,23 @@ class TestExport:
         assert data["code"]["code"] == user.code
         moment = (NOON - 2 * DAY).isoformat()
         assert sorted(data["clicks"], key=lambda row: row["signed_up"]) == [
-            {"clicked_at": moment, "signed_up": False},
-            {"clicked_at": moment, "signed_up": True},
+            {"clicked_at": moment, "signed_up": False, "source": "blog.example"},
+            {"clicked_at": moment, "signed_up": True, "source": None},
         ]
         assert data["daily"] == [{"day": "2026-03-13", "clicks": 2}]
+        assert data["daily_sources"] == [
+            {"day": "2026-03-13", "source": "blog.example", "campaign": "", "clicks": 1}
+        ]
         assert data["own_clicks"] == [
             {
                 "referral_code": first.code,
                 "clicked_at": (NOON - 3 * DAY).isoformat(),
-                "bound_at": None,
+                "bound_at": (NOON - 3 * DAY).isoformat(),
                 "referrer_url": "https://example.org/page",
                 "user_agent": "Firefox",
                 "ip_hash": "2026-03:mine",
+                **tags,
+                "source": "news",
             }
         ]
         (as_referrer,) = data["conversions_as_referrer"]

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from flask_referral.conversions.currency import to_minor
-from flask_referral.conversions.currency import to_units
+from flask_referral.currency import to_minor
+from flask_referral.currency import to_units
 from flask_referral.results import Purchase
 
 from ..conftest import MakeHost

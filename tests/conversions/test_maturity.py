@@ -30,6 +30,7 @@ from ..money import refund
 from ..money import refuse_rows
 from ..money import rewards
 from ..money import rows
+from ..money import sign_up_on_days_of_their_own
 from ..money import transaction
 from ..money import withdraw
 from ..visiting import Clock
@@ -160,6 +161,7 @@ def test_what_is_over_the_limit_of_a_day_waits_for_a_reviewer(
     host = make(REFERRAL_VELOCITY_LIMIT=2, reward_policy=lambda purchase: Reward(1000, 300))
     referrer = host.add_user()
     referred = [refer(host, referrer) for _ in range(4)]
+    sign_up_on_days_of_their_own(host)
     answers = [pay(host, user, f"mem_{number}") for number, user in enumerate(referred[:3])]
     assert answers == ["converted", "converted", "held"]
     held = [row for row in rewards(host) if row.status == "held"]

@@ -249,7 +249,7 @@ def test_the_books_of_a_deleted_buyer_are_in_order(host: Host) -> None:
     referrer = Referrer(host)
     convert(referrer)
     reverse(host, convert(referrer), 300)
-    buyers = [by for _, by in referrer.clicks]
+    buyers = [by for _, by, _ in referrer.clicks]
     for buyer in buyers:
         referrer.lose(buyer)
     assert ill(host) == {}

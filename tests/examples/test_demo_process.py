@@ -47,6 +47,7 @@ class Demo:
     process: subprocess.Popen[str]
     url: str
     postmaster: psutil.Process
+    guide: str
 
     def get_code(self) -> str:
         """Log in as the first user and ask for the code."""
@@ -84,13 +85,14 @@ def start(instance: Path) -> t.Iterator[Demo]:
             output = ""
             for line in t.cast(t.IO[str], process.stdout):
                 output += line
-                if found := re.search(r"runs on (http://\S+)", line):
+                if "Ctrl-C" in line:
                     break
             else:
                 pytest.fail(output + t.cast(t.IO[str], process.stderr).read())
+            found = re.search(r"runs on (http://\S+)", output)
             pid = postmaster(instance)
-            assert pid is not None
-            yield Demo(process, found[1], psutil.Process(pid))
+            assert found is not None and pid is not None
+            yield Demo(process, found[1], psutil.Process(pid), output)
         finally:
             timer.cancel()
             if process.poll() is None:
@@ -140,6 +142,16 @@ def test_stops_cleanly_and_starts_again_with_its_data(instance: Path) -> None:
     with start(instance) as demo:
         assert demo.get_code() == code
         demo.stop(signal.SIGTERM)
+
+
+def test_says_who_can_log_in_and_where(instance: Path) -> None:
+    with start(instance) as demo:
+        for email, _ in (*deploy.USERS, deploy.OPERATOR):
+            assert email in demo.guide
+        for path in set(re.findall(re.escape(demo.url) + r"(/\w+/?)(?= |$)", demo.guide, re.M)):
+            with urllib.request.urlopen(demo.url + path, timeout=DEADLINE) as page:
+                assert page.status == 200
+        demo.stop(signal.SIGINT)
 
 
 def test_starts_and_stops_after_a_crash(instance: Path) -> None:

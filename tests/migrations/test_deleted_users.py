@@ -72,12 +72,17 @@ def rows(host: Host, model: str) -> list[t.Any]:
 def test_a_new_user_with_a_referrers_key_inherits_nothing(host: Host) -> None:
     referrer, code = add_referrer(host)
     refer(host, code)
-    daily = host.referral.models.ReferralDaily.__table__
+    models = host.referral.models
     with host.app.app_context(), host.db.engine.begin() as connection:
-        day = sa.func.date("2026-01-01")
-        connection.execute(sa.insert(daily).values(referrer_user_id=referrer, day=day, clicks=3))
+        day = {"referrer_user_id": referrer, "day": sa.func.date("2026-01-01"), "clicks": 3}
+        connection.execute(sa.insert(models.ReferralDaily.__table__).values(day))
+        by_source = sa.insert(models.ReferralDailySource.__table__)
+        connection.execute(by_source.values(**day, source="news", campaign=""))
     replace(host, referrer)
-    for model in ("ReferralCode", "ReferralClick", "ReferralConversion", "ReferralDaily"):
+    for model in (
+        *("ReferralCode", "ReferralClick", "ReferralConversion"),
+        *("ReferralDaily", "ReferralDailySource"),
+    ):
         assert rows(host, model) == [], model
     # The buyer's own welcome bonus stays, of a purchase that is told by no conversion any more.
     (welcome,) = rows(host, "ReferralReward")

@@ -160,6 +160,9 @@ def test_the_script_does_the_same(
             "UPDATE referral_conversions SET converted_at = '2026-01-01', id = "
             "CAST(CASE referred_user_id WHEN 2 THEN '00000000-0000-4000-8000-000000000002' "
             "ELSE '00000000-0000-4000-8000-000000000003' END AS uuid)",
+            "UPDATE referral_clicks SET id = (SELECT id FROM referral_conversions "
+            "WHERE referred_user_id = referral_clicks.referred_user_id) "
+            "WHERE referred_user_id IS NOT NULL",
         )
         if by_script:
             psql(url, host.cli("db", "upgrade", "0003:head", "--sql").stdout)

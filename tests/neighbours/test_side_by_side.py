@@ -231,3 +231,14 @@ def test_neighbours_answer_as_without_us(host: Host) -> None:
     assert client.get("/openapi.json").status_code == 200
     german = client.get("/pricing", headers={"Accept-Language": "de"})
     assert german.text == "Prices 1"
+
+
+def test_errors_are_in_the_language_that_the_babel_extension_chooses(host: Host) -> None:
+    client = person(host, 1)
+    told = {
+        language: client.get(STATS, headers={"Accept-Language": language}).get_json()["error"]
+        for language in ("de", "en", "it")
+    }
+    english = "Log in to see your referral statistics."
+    german = "Melde dich an, um deine Empfehlungsstatistik zu sehen."
+    assert told == {"de": german, "en": english, "it": english}

@@ -427,7 +427,8 @@ class Model:
         paid = [one for one in own if one.is_paid]
         waiting = [one for one in own if one.status in ("pending", "held")]
         return {
-            "signups": list(self.referrers.values()).count(referrer),
+            # Those too whose accounts are gone.
+            "signups": sum(of == referrer for of, _ in self.bindings.values()),
             "conversions": sum(one.number == 1 and one.status != "void" for one in own),
             "earned_cents": sum(one.cents for one in paid),
             "pending_cents": sum(one.due for one in waiting),

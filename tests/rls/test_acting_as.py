@@ -78,6 +78,7 @@ def owners(session: t.Any, host: Host) -> list[set[t.Any]]:
         models.ReferralConversion.referrer_user_id,
         models.ReferralReward.user_id,
         models.ReferralDaily.referrer_user_id,
+        models.ReferralDailySource.referrer_user_id,
     )
     return [set(session.scalars(sa.select(column))) for column in columns]
 
@@ -87,7 +88,7 @@ def settings(session: t.Any) -> tuple[str, ...]:
 
 
 def only(*user_ids: t.Any) -> list[set[t.Any]]:
-    return [set(user_ids)] * 5
+    return [set(user_ids)] * 6
 
 
 def everybody(world: World) -> list[set[t.Any]]:
@@ -162,6 +163,9 @@ def test_nobody_sees_anything_without_an_identity(world: World) -> None:
         "UPDATE referral_rewards SET cents = 1",
         "DELETE FROM referral_rewards",
         "UPDATE referral_daily SET clicks = 1",
+        "UPDATE referral_daily_sources SET clicks = 1",
+        "SELECT utm_campaign FROM referral_clicks",
+        "SELECT campaign FROM referral_daily_sources",
         "SELECT * FROM referral_events",
         "SELECT * FROM referral_alembic_version",
     ],

@@ -27,6 +27,7 @@ USER_TABLES = (
     "referral_conversions",
     "referral_rewards",
     "referral_daily",
+    "referral_daily_sources",
 )
 TABLES = (*USER_TABLES, "referral_events", "referral_issued_codes")
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")

@@ -147,7 +147,7 @@ def test_batches_take_all_of_them(make: MakeHost, at_noon: Clock) -> None:
     assert stored(host) == {}
 
 
-def test_a_batch_sends_three_statements_whatever_its_size(make: MakeHost, at_noon: Clock) -> None:
+def test_a_batch_sends_four_statements_whatever_its_size(make: MakeHost, at_noon: Clock) -> None:
     host = make()
     referrer = Referrer(host)
     referrer.click(*(NOON - DAY * number for number in range(2, 26)))
@@ -165,7 +165,8 @@ def test_a_batch_sends_three_statements_whatever_its_size(make: MakeHost, at_noo
         sent.append(seen)
     small, large = sent
     assert small == large
-    assert len(small) == 3
+    # The page, the sign-ups in it, the removal, what is cleared.
+    assert len(small) == 4
 
 
 def test_a_moment_that_the_database_wrote_itself(make_sqlite: MakeHost, at_noon: Clock) -> None:
@@ -269,6 +270,17 @@ def test_two_runs_at_once(make: MakeHost, at_noon: Clock, monkeypatch: pytest.Mo
     assert errors == []
     assert sum(batch.deleted for batch in made) == 249
     assert referrer.stats(10) == expected
+
+
+def test_what_a_link_was_tagged_with_stays_for_the_sums(make: MakeHost, at_noon: Clock) -> None:
+    host = make()
+    referrer = Referrer(host)
+    tags = {"utm_source": "News", "utm_medium": "m", "utm_campaign": "c", "source": "news"}
+    referrer.click(NOON - 90 * DAY, by=host.add_user(), **tags)
+    assert run(host, "--clicks-older-than", "30") == {"cleared": 1, "deleted": 0}
+    (row,) = fetch(host, host.referral.models.ReferralClick.__table__)
+    assert row.referrer_url is None
+    assert {name: getattr(row, name) for name in tags} == tags
 
 
 def guess(host: Host, code: str, at: dt.datetime) -> uuid.UUID:

@@ -36,6 +36,15 @@ def sums(host: Host) -> dict[tuple[t.Any, str], int]:
     return {(row.referrer_user_id, row.day.isoformat()): row.clicks for row in rows}
 
 
+def sums_by_source(host: Host) -> dict[tuple[t.Any, str, str, str], int]:
+    """Return what is summed up, by referrer, day, source and campaign."""
+    rows = fetch(host, host.referral.models.ReferralDailySource.__table__)
+    return {
+        (row.referrer_user_id, row.day.isoformat(), row.source, row.campaign): row.clicks
+        for row in rows
+    }
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_sums_of_days_that_have_ended(make: MakeHost, at_noon: Clock, key: str) -> None:
     host = make(key=key)
@@ -54,6 +63,43 @@ def test_sums_of_days_that_have_ended(make: MakeHost, at_noon: Clock, key: str) 
     assert json.loads(host.cli("rollup", "--json").stdout)["days"] == 0
     assert host.cli("rollup").stdout == "All days that have ended are summed up already.\n"
     assert sums(host) == before
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_sums_by_source_and_campaign(make: MakeHost, at_noon: Clock, key: str) -> None:
+    """What came directly and from no campaign is what they leave of the day's clicks."""
+    host = make(key=key)
+    one, two = Referrer(host), Referrer(host)
+    day = NOON - DAY
+    one.click(day, day)
+    one.click(day, day, source="news")
+    one.click(day, source="news", utm_campaign="May")
+    one.click(day, utm_campaign="May")
+    one.click(NOON, source="news")
+    two.click(day - DAY, source="news")
+    for _ in range(2):
+        host.cli("rollup")
+        assert sums_by_source(host) == {
+            (one.id, "2026-03-14", "news", ""): 2,
+            (one.id, "2026-03-14", "news", "May"): 1,
+            (one.id, "2026-03-14", "", "May"): 1,
+            (two.id, "2026-03-13", "news", ""): 1,
+        }
+    assert sums(host)[one.id, "2026-03-14"] == 6
+
+
+def test_a_click_that_came_too_late_is_in_neither_sum(make: MakeHost, at_noon: Clock) -> None:
+    """The sums by source are of the clicks that the day's counts, and of no others."""
+    host = make()
+    referrer = Referrer(host)
+    referrer.click(NOON - DAY)
+    host.cli("rollup")
+    referrer.click(NOON - DAY, source="late")
+    models = host.referral.models
+    with host.app.app_context(), host.db.engine.begin() as connection:
+        assert rollup._sum_up(connection, models, dt.date(2026, 3, 14)) == 0
+    assert sums_by_source(host) == {}
+    assert sums(host) == {(referrer.id, "2026-03-14"): 1}
 
 
 def test_nothing_to_do(make: MakeHost) -> None:
@@ -113,6 +159,7 @@ def test_two_runs_at_once(make: MakeHost, at_noon: Clock) -> None:
     referrers = [Referrer(host) for _ in range(5)]
     for referrer in referrers:
         referrer.click(*(NOON - number * DAY / 2 for number in range(60)))
+        referrer.click(*(NOON - number * DAY for number in range(30)), source="news")
     barrier = threading.Barrier(2)
     written: list[int] = []
     errors: list[BaseException] = []
@@ -135,7 +182,7 @@ def test_two_runs_at_once(make: MakeHost, at_noon: Clock) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-    assert sum(written) == len(sums(host)) == 5 * 29
+    assert sum(written) == len(sums(host)) == len(sums_by_source(host)) == 5 * 29
     for referrer in referrers:
         assert referrer.stats(40) == referrer.expected(NOON, 40)
 

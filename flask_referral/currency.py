@@ -6,12 +6,12 @@ import decimal
 import re
 import typing as t
 
-from ..errors import ReferralError
+from .errors import ReferralError
 
 #: Minor units by ISO 4217 (list one of its maintenance agency), where there are not two. Of the
 #: cryptocurrencies, which it does not list, bitcoin's satoshi for all.
 _NO_DECIMALS = "bif clp djf gnf isk jpy kmf krw pyg rwf ugx uyi vnd vuv xaf xof xpf"
-EXPONENTS: t.Final[dict[str, int]] = {
+_EXPONENTS: t.Final[dict[str, int]] = {
     **dict.fromkeys(_NO_DECIMALS.split(), 0),
     **dict.fromkeys(("bhd", "iqd", "jod", "kwd", "lyd", "omr", "tnd"), 3),
     **dict.fromkeys(("clf", "uyw"), 4),
@@ -33,14 +33,19 @@ def checked_currency(value: t.Any) -> str:
     raise ReferralError(f"{value!r:.40} is no currency: pass its three letters, as in 'usd'.")
 
 
+def exponent(currency: str) -> int:
+    """Return how many decimals a currency has."""
+    return _EXPONENTS.get(currency, 2)
+
+
 def to_units(minor: int, currency: str) -> decimal.Decimal:
     """Return an amount in units of its currency; 3000 yen are 3000, 1720 cents are 17.20."""
-    return decimal.Decimal(minor).scaleb(-EXPONENTS.get(currency, 2), _CONTEXT)
+    return decimal.Decimal(minor).scaleb(-exponent(currency), _CONTEXT)
 
 
 def to_minor(amount: decimal.Decimal, currency: str) -> int:
     """Return an amount in minor units, rounded half to even."""
-    exponent = EXPONENTS.get(currency, 2)
+    digits = exponent(currency)
     # In one step: scaled first, more digits than the context's would be rounded twice.
-    rounded = _CONTEXT.quantize(amount, _CONTEXT.scaleb(decimal.Decimal(1), -exponent))
-    return int(rounded.scaleb(exponent, _CONTEXT))
+    rounded = _CONTEXT.quantize(amount, _CONTEXT.scaleb(decimal.Decimal(1), -digits))
+    return int(rounded.scaleb(digits, _CONTEXT))

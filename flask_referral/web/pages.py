@@ -1,0 +1,157 @@
+"""The referrer's page, in the host's layout, for browsers with and without script."""
+
+from __future__ import annotations
+
+import functools
+import io
+import typing as t
+
+from flask import abort
+from flask import Blueprint
+from flask import current_app
+from flask import redirect
+from flask import render_template
+from flask import request
+from flask import Response
+from flask import send_from_directory
+from flask import url_for
+from flask.typing import ResponseReturnValue
+from werkzeug.datastructures import Headers
+
+from .. import codes
+from .. import words
+from ..errors import UnknownUser
+from ..host import identity
+from ..host.state import current_state
+from ..rls.acting import own_read
+from . import connections as database
+from . import widgets
+from .links import known_link
+from .origin import is_cross_site
+
+if t.TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+_YEAR = 31_536_000
+
+
+def create_blueprint() -> Blueprint:
+    """Build the blueprint ``referral_pages``."""
+    blueprint = Blueprint("referral_pages", __name__)
+    blueprint.get("/")(page)
+    blueprint.post("/code")(change_code)
+    blueprint.get("/qr.svg")(qr)
+    blueprint.get("/assets/<version>/<name>")(asset)
+    return blueprint
+
+
+def page() -> ResponseReturnValue:
+    """Show the current user's page; a visitor goes to the host's log-in. It writes nothing."""
+    state = current_state()
+    user_id = identity.current_user_id(state)
+    shown = widgets.shown(state)
+    shown.user_id = user_id
+    if shown.stats() is None:
+        return _log_in()
+    return _answer(render_template("referral/page.html"))
+
+
+def change_code() -> ResponseReturnValue:
+    """Make the current user's code, and lead back to the page.
+
+    The form's field ``action`` says what is to be done: ``make``.
+    """
+    state = current_state()
+    if is_cross_site(state.settings):
+        abort(403, words.gettext("This form was sent by another site; send it from here."))
+    user_id = identity.current_user_id(state)
+    if user_id is None:
+        return _log_in()
+    if request.form.get("action") != "make":
+        abort(400, words.gettext("This form asks for something that is not done here."))
+    try:
+        database.in_one_commit(
+            state,
+            lambda db: codes.get_or_create(
+                db, state.models, user_id, reading=own_read(state, user_id)
+            ),
+            codes.announce,
+        )
+    except UnknownUser:
+        return _log_in()
+    return redirect(url_for(".page"), 303)
+
+
+def qr() -> ResponseReturnValue:
+    """Draw the current user's link as a QR code (ISO/IEC 18004); 404 without the extra ``qr``."""
+    if not widgets.has_segno():
+        abort(404)
+    state = current_state()
+    user_id = identity.current_user_id(state)
+    if user_id is None:
+        return _log_in()
+    with database.reading(state) as db, own_read(state, user_id):
+        code = codes.find(db, state.models, user_id)
+    link = None if code is None else known_link(state, code.code)
+    if link is None:
+        abort(404)
+    import segno
+
+    drawing = io.BytesIO()
+    # Black on white in dark pages too: not every reader takes the reverse.
+    segno.make(widgets.tagged(link, "qr"), error="m", micro=False).save(
+        drawing, kind="svg", border=4, light="#fff", dark="#000", scale=4, xmldecl=False
+    )
+    response = _answer(drawing.getvalue())
+    response.mimetype = "image/svg+xml"
+    return response
+
+
+def asset(version: str, name: str) -> ResponseReturnValue:
+    """Send the stylesheet or the script; what has its version in its address, for a year."""
+    if name not in (widgets.STYLESHEET, widgets.SCRIPT):
+        abort(404)
+    is_current = version == widgets.version(name)
+    response = send_from_directory(widgets.ASSETS, name, max_age=_YEAR if is_current else 0)
+    if is_current:
+        response.cache_control.public = True
+        response.cache_control.immutable = True
+    return response
+
+
+def _log_in() -> ResponseReturnValue:
+    login_manager = getattr(current_app, "login_manager", None)
+    if login_manager is not None:
+        answer: ResponseReturnValue = login_manager.unauthorized()
+        return answer
+    abort(401, words.gettext("Log in to see your referrals."))
+
+
+def _answer(body: str | bytes) -> Response:
+    hosts_class: t.Any = current_app.response_class
+    response: Response = _page_class(hosts_class)(body)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+@functools.cache
+def _page_class(base: t.Any) -> t.Any:
+    """Return the host's class of responses, with frames of other sites forbidden at the last.
+
+    That is when all of the host's ``after_request`` functions have said what they have to say of
+    the headers, in whatever order they were registered.
+    """
+
+    class Page(base):  # type: ignore[misc]
+        def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+            headers: Headers = super().get_wsgi_headers(environ)
+            policies = headers.getlist("Content-Security-Policy")
+            # frame-ancestors goes before X-Frame-Options, so one of the host's is never joined
+            # by the other of ours: https://www.w3.org/TR/CSP3/#frame-ancestors-and-frame-options
+            if "X-Frame-Options" not in headers and "frame-ancestors" not in " ".join(policies):
+                headers["X-Frame-Options"] = "SAMEORIGIN"
+                # A second policy takes nothing from the first.
+                headers.add("Content-Security-Policy", "frame-ancestors 'self'")
+            return headers
+
+    return Page
