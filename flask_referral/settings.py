@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from .errors import ConfigurationError
 from .errors import is_whole_number
+from .spelling import normalize_code
 
 PREFIX = "REFERRAL_"
 
@@ -133,6 +134,15 @@ def _key(value: t.Any) -> bytes:
     return value.encode()
 
 
+def _codes(value: t.Any) -> frozenset[str]:
+    if not value:
+        return frozenset()
+    codes = {normalize_code(each, is_vanity=True) for each in _strings(value)}
+    if None in codes:
+        raise ValueError("a list of words of 3 to 32 letters and digits")
+    return frozenset(code for code in codes if code is not None)
+
+
 def _strings(value: t.Any) -> tuple[str, ...]:
     if value is None:
         return ()
@@ -238,6 +248,10 @@ class Settings:
     )
     #: Whether the referrer's page shows the leaderboard.
     leaderboard: bool = _setting(False, _boolean)
+    #: Whether users may choose a code of their own.
+    vanity_codes: bool = _setting(False, _boolean)
+    #: Words that nobody may choose, besides the shipped ones.
+    reserved_codes: frozenset[str] = _setting(frozenset(), _codes)
     #: The origin of share links. ``None``: they are built from a trusted host only.
     base_url: str | None = _setting(None, _optional(_base_url))
     #: Where a share link leads.
