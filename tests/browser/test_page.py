@@ -112,7 +112,7 @@ def test_a_code_is_chosen_and_a_refusal_stands_at_its_field(host: Host, visit: V
         host.referral.set_code(host.add_user(), "EVE")
         host.db.session.commit()
     make_code(host, host.current_user)
-    with shown(host, visit, viewport=PHONE) as visitor:
+    with shown(host, visit, viewport=PHONE, color_scheme="dark") as visitor:
         page = visitor.page
         page.get_by_text("Change your code").click()
         field = page.get_by_role("textbox", name="A code of your choice")
