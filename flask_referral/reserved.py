@@ -6,6 +6,8 @@ nobody's fault, as in Scunthorpe.
 
 from __future__ import annotations
 
+import typing as t
+
 _PLACES = """
 ABOUT ACCOUNT ADMIN ADMINISTRATOR API APP ASSETS AUTH BILLING BLOG CALLBACK CART CHECKOUT CODE
 CODES CONTACT DASHBOARD DELETE DOCS DOWNLOAD EMAIL FALSE FAVICON FEEDBACK FREE GENERATE HELP
@@ -30,7 +32,7 @@ RUDE = frozenset(_RUDE.split())
 _DIGITS = "0123456789"
 
 
-def is_reserved(code: str, more: frozenset[str] = frozenset()) -> bool:
+def is_reserved(code: str, more: t.Container[str] = ()) -> bool:
     """Whether nobody may choose a code.
 
     :param code: a normalised code.

@@ -134,13 +134,14 @@ def _key(value: t.Any) -> bytes:
     return value.encode()
 
 
-def _codes(value: t.Any) -> frozenset[str]:
-    if not value:
-        return frozenset()
-    codes = {normalize_code(each, is_vanity=True) for each in _strings(value)}
-    if None in codes:
-        raise ValueError("a list of words of 3 to 32 letters and digits")
-    return frozenset(code for code in codes if code is not None)
+def _codes(value: t.Any) -> tuple[str, ...]:
+    if value == ():
+        return ()
+    codes = [normalize_code(each, is_vanity=True) for each in _strings(value)]
+    known = tuple(code for code in codes if code is not None)
+    if len(known) < len(codes):
+        raise ValueError("a list of words of 3 to 32 letters from A to Z and digits")
+    return known
 
 
 def _strings(value: t.Any) -> tuple[str, ...]:
@@ -251,7 +252,7 @@ class Settings:
     #: Whether users may choose a code of their own.
     vanity_codes: bool = _setting(False, _boolean)
     #: Words that nobody may choose, besides the shipped ones.
-    reserved_codes: frozenset[str] = _setting(frozenset(), _codes)
+    reserved_codes: tuple[str, ...] = _setting((), _codes)
     #: The origin of share links. ``None``: they are built from a trusted host only.
     base_url: str | None = _setting(None, _optional(_base_url))
     #: Where a share link leads.
