@@ -11,6 +11,8 @@ from .db.models import ReferralDailyMixin
 from .db.models import ReferralDailySourceMixin
 from .db.models import ReferralEventMixin
 from .db.models import ReferralIssuedCodeMixin
+from .errors import CodeNotAllowed
+from .errors import CodeTaken
 from .errors import ConfigurationError
 from .errors import InvalidEvent
 from .errors import InvalidSignature
@@ -36,6 +38,8 @@ from .results import Stats
 __all__ = [
     "Attribution",
     "AttributionReason",
+    "CodeNotAllowed",
+    "CodeTaken",
     "ConfigurationError",
     "ConversionReason",
     "ConversionResult",

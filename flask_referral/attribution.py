@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from . import clicks
+from . import codes
 from . import signals
 from . import sources
 from .clicks import Click
@@ -116,11 +117,7 @@ def attribute(
         row = _insert_bound(db, models, sought, user_id, now, **values)
     is_new_visit = row is not None
     # Another request of the visitor's may have recorded it just now.
-    if (
-        row is None
-        and touch is not None
-        and (is_unrecorded or _is_free(found, sought, now, window))
-    ):
+    if row is None and touch is not None and (is_unrecorded or _is_free(found, now, window)):
         row = _bind(db, models, user=user_id, click=touch.click_id, now=now).first()
     # The visit's row was bound for another user of the same computer, was purged, or never was.
     is_own = is_shared or code is not None or touch is None
@@ -236,6 +233,8 @@ class _Found(t.NamedTuple):
     born: dt.datetime | None
     #: The key of the user whose code it is; None for nobody's.
     owner_id: t.Any
+    #: The owner's generated code, which clicks refer to.
+    owner_code: str | None
     #: Of the visit's click; None where it is no more.
     click_code: str | None
     #: When it was bound, also where that account is gone.
@@ -304,9 +303,9 @@ def _existed_before(moment: dt.datetime, born: dt.datetime, now: dt.datetime) ->
     return offset > WESTERNMOST or written + offset > now + SKEW
 
 
-def _is_free(found: _Found, code: str, now: dt.datetime, window: dt.timedelta) -> bool:
+def _is_free(found: _Found, now: dt.datetime, window: dt.timedelta) -> bool:
     return (
-        found.click_code == code
+        found.click_code == found.owner_code
         and found.click_bound_at is None
         and found.clicked_at is not None
         and is_in_window(as_utc(found.clicked_at), now, window)
@@ -372,6 +371,7 @@ def _looking_up(created_name: str | None) -> sql.Statement:
             unreferred.scalar_subquery(),
             created if created is not None else sa.null(),
             owner.c.user_id,
+            owner.c.code,
             seen.c.referral_code,
             seen.c.bound_at,
             seen.c.clicked_at,
@@ -385,7 +385,7 @@ def _looking_up(created_name: str | None) -> sql.Statement:
         joined = (
             sa.join(key.table, bound, bound.c.referred_user_id == key, isouter=True)
             .join(seen, seen.c.id == sql.parameter("click", seen.c.id), isouter=True)
-            .join(owner, owner.c.code == sql.parameter("code", owner.c.code), isouter=True)
+            .join(owner, codes.leads_to(models), isouter=True)
         )
         is_it = key == sql.parameter("user", key)
         return sa.select(*columns).select_from(joined).where(is_it)
@@ -463,7 +463,7 @@ def _insert(models: Models, dialect: str) -> sa.Executable:
         **{name: sql.parameter(name, click.c[name]) for name in clicks.TOLD},
     }
     row = sa.select(*values.values()).where(
-        owner.code == sql.parameter("code", owner.code),
+        codes.leads_to(models),
         owner.user_id != user,
         ~_is_circular(models, owner.user_id, user),
     )

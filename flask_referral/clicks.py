@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from . import codes
 from . import signals
 from . import sources
 from .clock import as_utc
@@ -340,7 +341,7 @@ def _seen(models: Models, clicked_at: sa.ColumnElement[t.Any]) -> sa.Executable:
     click = models.ReferralClick.__table__
     before = sa.select(click.c.clicked_at).where(
         click.c.id == sql.parameter("click", click.c.id),
-        click.c.referral_code == sql.parameter("code", click.c.referral_code),
+        click.c.referral_code == models.ReferralCode.__table__.c.code,
     )
     if not isinstance(clicked_at, sa.Null):
         clicked_at = sa.select(clicked_at).scalar_subquery()
@@ -350,8 +351,7 @@ def _seen(models: Models, clicked_at: sa.ColumnElement[t.Any]) -> sa.Executable:
 def _owned(models: Models, *columns: sa.ColumnElement[t.Any]) -> sa.Select[t.Any]:
     """Select from the row of a code, which must not be the visitor's own."""
     code = models.ReferralCode.__table__.c
-    is_it = code.code == sql.parameter("code", code.code)
-    return sa.select(*columns).where(is_it, _is_others(code.user_id))
+    return sa.select(*columns).where(codes.leads_to(models), _is_others(code.user_id))
 
 
 def _is_others(user_id: sa.ColumnElement[t.Any]) -> sa.ColumnElement[bool]:

@@ -16,6 +16,7 @@ from .db import sql
 from .db.models import Models
 from .errors import CodeExhausted
 from .errors import UnknownUser
+from .settings import Settings
 from .spelling import ALPHABET
 from .spelling import LENGTH
 from .spelling import normalize_code
@@ -90,6 +91,43 @@ def create(db: sql.Connection, models: Models, user_id: t.Any) -> tuple[Code, bo
     raise CodeExhausted()
 
 
+def normalized(text: str | None, settings: Settings) -> str | None:
+    """Return the code in what somebody typed, pasted or clicked; see :func:`normalize_code`."""
+    return normalize_code(text, settings.query_param, is_vanity=settings.vanity_codes)
+
+
+def leads_to(models: Models, name: str = "code") -> sa.ColumnElement[bool]:
+    """Whether a row of ``referral_codes`` is what a code leads to: its own, or another of its user.
+
+    :param name: the parameter of the code.
+    """
+    code, issued = models.ReferralCode.__table__.c, models.ReferralIssuedCode.__table__.c
+    given = sql.parameter(name, code.code)
+    owner = sa.select(issued.user_id).where(issued.code == given).scalar_subquery()
+    return sa.or_(code.code == given, code.user_id == owner)
+
+
+def shown(models: Models, user: t.Any) -> sa.ScalarSelect[t.Any]:
+    """Select the code that a user shares: the one given last; NULL where there is none."""
+    code, issued = models.ReferralCode.__table__.c, models.ReferralIssuedCode.__table__.c
+    current = (
+        sa.select(issued.code)
+        .where(issued.user_id == code.user_id, issued.is_current)
+        .order_by(issued.issued_at.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    return (
+        sa.select(sa.func.coalesce(current, code.code)).where(code.user_id == user)
+    ).scalar_subquery()
+
+
+def shared(db: sql.Connection, models: Models, user_id: t.Any) -> str | None:
+    """Return the code that a user shares, or None. One statement."""
+    found: str | None = _shared(db, models, user=user_id).scalar()
+    return found
+
+
 def announce(found: tuple[Code, bool], session: Session | None) -> None:
     """Tell of a code that is new: when the session commits, or now, where it is committed.
 
@@ -121,6 +159,12 @@ def _columns(models: Models) -> list[sa.Column[t.Any]]:
 def _find(models: Models, dialect: str) -> sa.Executable:
     user_id = models.ReferralCode.__table__.c.user_id
     return sa.select(*_columns(models)).where(user_id == sql.parameter("user", user_id))
+
+
+@sql.statement
+def _shared(models: Models, dialect: str) -> sa.Executable:
+    user = sql.parameter("user", models.ReferralCode.__table__.c.user_id)
+    return sa.select(shown(models, user))
 
 
 @sql.statement

@@ -28,6 +28,14 @@ class CodeExhausted(ReferralError):
     """No free referral code was found in five attempts; the source of codes repeats itself."""
 
 
+class CodeNotAllowed(ReferralError):
+    """This cannot be a code."""
+
+
+class CodeTaken(ReferralError):
+    """Somebody else has this code, or had it."""
+
+
 class AttributionRefused(ReferralError):
     """The user was not moved to another code."""
 

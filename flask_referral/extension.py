@@ -23,6 +23,7 @@ from . import codes
 from . import leaderboard
 from . import referrals
 from . import stats
+from . import vanity
 from . import wallet
 from .conversions import aliases
 from .conversions import entities
@@ -73,6 +74,7 @@ from .web import sign_ups
 from .web import widgets
 
 IdentityLoaderT = t.TypeVar("IdentityLoaderT", bound=IdentityLoader)
+CodeCheckerT = t.TypeVar("CodeCheckerT", bound=vanity.CodeChecker)
 DisplayNameLoaderT = t.TypeVar("DisplayNameLoaderT", bound=DisplayNameLoader)
 ConsentLoaderT = t.TypeVar("ConsentLoaderT", bound=ConsentLoader)
 BotDetectorT = t.TypeVar("BotDetectorT", bound=BotDetector)
@@ -241,7 +243,10 @@ class Referral:
         return self.state.wallet_table
 
     def get_or_create_code(self, user: t.Any) -> ReferralCodeMixin:
-        """Return the user's one referral code, made now if there was none.
+        """Return the user's one generated code, made now if there was none.
+
+        It never changes, and clicks and conversions refer to it; what the user shares may be
+        another, see :meth:`set_code`.
 
         Flushes, never commits.
 
@@ -261,6 +266,43 @@ class Referral:
         codes.announce(found, session)
         return attach(session, state.models.ReferralCode, **found[0]._asdict())
 
+    def set_code(self, user: t.Any, code: str) -> str:
+        """Make a word the code that the user shares, and return it as it is stored.
+
+        The codes that the user had before go on leading to the user. Flushes, never commits. It
+        does so whatever ``REFERRAL_VANITY_CODES`` says, which is for what users do themselves and
+        for links: without it nobody is led by a word.
+
+        :param user: a user object or a user id.
+        :param code: 3 to 32 letters from A to Z and digits; spaces and dashes are dropped.
+        :raises CodeNotAllowed: for what is no code, a reserved or rude word, and what the function
+            of :meth:`code_checker` refuses.
+        :raises CodeTaken: for a code that somebody else has, or ever had.
+        :raises UnknownUser: where there is no such user.
+        """
+        state = self.state
+        user_id = identity.user_id(state, user)
+        session = _flushed_session(state)
+        db, checker = state.models.connection(session), state.loaders.code_checker
+        chosen = vanity.choose(db, state.models, state.settings, user_id, code, checker)
+        vanity.announce(user_id, chosen, session)
+        return chosen
+
+    def rotate_code(self, user: t.Any) -> str:
+        """Give the user a new generated code to share, and return it; the old ones go on working.
+
+        Flushes, never commits.
+
+        :param user: a user object or a user id.
+        :raises UnknownUser: where there is no such user.
+        """
+        state = self.state
+        user_id = identity.user_id(state, user)
+        session = _flushed_session(state)
+        code = vanity.rotate(state.models.connection(session), state.models, user_id)
+        vanity.announce(user_id, code, session)
+        return code
+
     def link_for(self, user: t.Any) -> str:
         """Return the user's share link, an absolute URL; a code is made if there was none.
 
@@ -273,7 +315,9 @@ class Referral:
         """
         state = self.state
         links.check_base_url(state)
-        return links.share_link(state, self.get_or_create_code(user).code)
+        own = self.get_or_create_code(user)
+        db = state.models.connection(_flushed_session(state))
+        return links.share_link(state, codes.shared(db, state.models, own.user_id) or own.code)
 
     def attribute(self, user: t.Any, code: str | None = None) -> Attribution:
         """Bind the visit that led to a sign-up, or a typed code, to the new user.
@@ -545,6 +589,15 @@ class Referral:
         name or a nickname. Without it nobody has a name.
         """
         self._loaders.display_name = function
+        return function
+
+    def code_checker(self, function: CodeCheckerT) -> CodeCheckerT:
+        """Name the function that may refuse a code that a user chooses.
+
+        It takes the code, in capitals, and the user's key. Where it returns anything false the
+        code is not allowed.
+        """
+        self._loaders.code_checker = function
         return function
 
     def attribution_check(self, function: AttributionCheckT) -> AttributionCheckT:

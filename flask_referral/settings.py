@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from .errors import ConfigurationError
 from .errors import is_whole_number
+from .spelling import normalize_code
 
 PREFIX = "REFERRAL_"
 
@@ -133,6 +134,16 @@ def _key(value: t.Any) -> bytes:
     return value.encode()
 
 
+def _codes(value: t.Any) -> tuple[str, ...]:
+    if value == ():
+        return ()
+    codes = [normalize_code(each, is_vanity=True) for each in _strings(value)]
+    known = tuple(code for code in codes if code is not None)
+    if len(known) < len(codes):
+        raise ValueError("a list of words of 3 to 32 letters from A to Z and digits")
+    return known
+
+
 def _strings(value: t.Any) -> tuple[str, ...]:
     if value is None:
         return ()
@@ -238,6 +249,10 @@ class Settings:
     )
     #: Whether the referrer's page shows the leaderboard.
     leaderboard: bool = _setting(False, _boolean)
+    #: Whether users may choose a code of their own.
+    vanity_codes: bool = _setting(False, _boolean)
+    #: Words that nobody may choose, besides the shipped ones.
+    reserved_codes: tuple[str, ...] = _setting((), _codes)
     #: The origin of share links. ``None``: they are built from a trusted host only.
     base_url: str | None = _setting(None, _optional(_base_url))
     #: Where a share link leads.

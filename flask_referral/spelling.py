@@ -10,6 +10,8 @@ from urllib.parse import unquote
 ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 LENGTH = 8
 
+#: What somebody chose.
+_ANY = re.compile("[A-Z0-9]{3,32}")
 _GENERATED = re.compile(f"[{ALPHABET}]{{{LENGTH}}}")
 #: Longer texts, a link with a long tail included, hold no code.
 _LONGEST_INPUT = 2048
@@ -38,7 +40,9 @@ UNSEEN = re.compile(
 )
 
 
-def normalize_code(text: str | None, query_param: str = "ref") -> str | None:
+def normalize_code(
+    text: str | None, query_param: str = "ref", *, is_vanity: bool = False
+) -> str | None:
     """Return the code that somebody typed, pasted or clicked, as it is stored.
 
     Spaces, dashes and what cannot be seen are dropped between its symbols, punctuation and emoji
@@ -46,8 +50,10 @@ def normalize_code(text: str | None, query_param: str = "ref") -> str | None:
     counts for its parameter ``query_param``, else for the end of its path.
 
     :param text: anything from outside; of more than 2048 characters nothing is read.
-    :return: eight symbols of :data:`ALPHABET`, or None where the text can be no code, or could
-        be read as two.
+    :param is_vanity: whether it may be a code that somebody chose: then it is the whole text, or
+        where a link leads.
+    :return: eight symbols of :data:`ALPHABET`, with ``is_vanity`` also 3 to 32 letters from A to Z
+        and digits; None where the text can be no code, or could be read as two.
     """
     if not isinstance(text, str) or len(text) > _LONGEST_INPUT:
         return None
@@ -59,7 +65,36 @@ def normalize_code(text: str | None, query_param: str = "ref") -> str | None:
         found = _codes(folded)
     else:
         found = _read_words(folded, query_param.lower())
+    if len(found) != 1 and is_vanity:
+        return _chosen(folded, query_param.lower())
     return found.pop() if len(found) == 1 else None
+
+
+def _chosen(text: str, query_param: str) -> str | None:
+    """Return the code of any form that a folded text is, or that a single link in it leads to.
+
+    Each word of a sentence or of a path could be one, so only the whole text counts, or the end
+    of the path and the parameter.
+    """
+    if _LINK_MARKS.search(text) is not None:
+        links = [word for word in _WORDS.split(text) if _LINK_MARKS.search(word)]
+        site = _SITE.search(links[0])
+        path, *rest = _PARTS.split(links[0][site.end() :] if site else links[0])
+        parts = (part.partition("=") for part in (path, *rest))
+        named = [value for name, _, value in parts if _last(name).lower() == query_param]
+        found = named or [_last(path.rstrip("/"))]
+        if len(links) != 1 or len(found) != 1:
+            return None
+        (text,) = found
+    pieces = _pieces(text)
+    if len(pieces) != 1 or not pieces[0].isascii():
+        return None
+    code = pieces[0].upper()
+    return code if _ANY.fullmatch(code) else None
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _as_code(text: str) -> str | None:

@@ -154,7 +154,6 @@ def _figures(models: Models, dialect: str) -> sa.Select[t.Any]:
     daily = models.ReferralDaily.__table__.c
     by_source = models.ReferralDailySource.__table__.c
     reward = models.ReferralReward.__table__.c
-    code = models.ReferralCode.__table__.c
     user = sa.bindparam("user", type_=models.user_key.type)
     first = sa.bindparam("first", type_=sa.Date())
     begin = sa.bindparam("begin", type_=days.type_of(dialect))
@@ -222,7 +221,7 @@ def _figures(models: Models, dialect: str) -> sa.Select[t.Any]:
         ),
     ).subquery()
     sums = (sa.func.sum(parts.c[name]).label(name) for name in names)
-    shown = sa.select(code.code).where(code.user_id == user).scalar_subquery()
+    shown = codes.shown(models, user)
     key = parts.c.day, parts.c.source
     return sa.select(*key, *sums, shown.label("code")).group_by(*key)
 

@@ -19,17 +19,17 @@ FLOORS = (
     ("payments", "rls", "upkeep"),
     (
         *("codes", "clicks", "attribution", "conversions", "wallet"),
-        *("stats", "referrals", "leaderboard", "host", "schema"),
+        *("stats", "referrals", "leaderboard", "vanity", "host", "schema"),
     ),
     (
         *("settings", "errors", "results", "signals", "clock", "currency", "spelling", "sources"),
         "chart",
-        *("words", "db"),
+        *("reserved", "words", "db"),
     ),
 )
 STATIONS = {
     *("codes", "clicks", "attribution", "conversions", "wallet"),
-    *("stats", "referrals", "leaderboard"),
+    *("stats", "referrals", "leaderboard", "vanity"),
 }
 #: Rooms that import less than their floor would let them.
 NARROW: dict[str, set[str]] = {
@@ -39,9 +39,10 @@ NARROW: dict[str, set[str]] = {
     "chart": {"results"},
     "currency": {"errors"},
     "spelling": set(),
+    "reserved": set(),
     "sources": {"spelling"},
     "signals": set(),
-    "settings": {"errors"},
+    "settings": {"errors", "spelling"},
     "results": {"errors", "db"},
     "words": {"errors", "clock", "currency"},
     "db": {"errors", "clock"},

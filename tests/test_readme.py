@@ -44,6 +44,7 @@ from flask_referral import schema
 from flask_referral import testing
 from flask_referral import WebhookEvent
 from flask_referral.cli import referral
+from flask_referral.errors import CodeNotAllowed
 from flask_referral.settings import PREFIX
 from flask_referral.settings import Settings
 from flask_referral.web import widgets
@@ -294,6 +295,17 @@ def test_the_hosts_own_check_runs_as_pasted(block: Block, make_sqlite: MakeHost)
     with host.app.app_context():
         reasons = [host.referral.attribute(user, code=code).reason for user in (same, other)]
     assert reasons == ["refused", "attributed"]
+
+
+@runs("Codes of one's own", "code_checker")
+def test_the_check_of_chosen_codes_runs_as_pasted(block: Block, make_sqlite: MakeHost) -> None:
+    host = make_sqlite()
+    user = host.add_user()
+    execute_block(block, referral=host.referral)
+    with host.app.app_context():
+        assert host.referral.set_code(user, "ada") == "ADA"
+        with pytest.raises(CodeNotAllowed):
+            host.referral.set_code(user, "larkmail-team")
 
 
 @runs("In your application", "referral.carry()")

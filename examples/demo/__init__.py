@@ -60,6 +60,7 @@ def create_app(**config: t.Any) -> Flask:
         REFERRAL_LEADERBOARD=True,
         REFERRAL_BONUS_CENTS=plans.BONUS_CENTS,
         REFERRAL_RENEWALS=plans.RENEWALS,
+        REFERRAL_VANITY_CODES=True,
         # More purchases than this in a day wait for an operator.
         REFERRAL_VELOCITY_LIMIT=10,
         REFERRAL_IP_KEY=_kept_secret(instance / "ip_key"),

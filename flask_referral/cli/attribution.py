@@ -28,11 +28,9 @@ def reattribute(user: str, code: str, yes: bool, as_json: bool) -> None:
     """Bind USER to another referrer's CODE."""
     current = state()
     user_id = identity.convert_key(current.models.user_key, user)
-    normalized = codes.normalize_code(code, current.settings.query_param)
+    normalized = codes.normalized(code, current.settings)
     if normalized is None:
-        raise AttributionRefused(
-            f"{code!r} is no referral code; one has {codes.LENGTH} letters and digits."
-        )
+        raise AttributionRefused(f"{code!r} is no referral code; pass it as it was given out.")
     if not yes and sys.stdin.isatty():
         click.confirm(f"Bind user {user_id} to {normalized}?", abort=True, err=True)
     session = current.db.session()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import typing as t
 from urllib.parse import urlsplit
 
+import jinja2
+from jinja2 import nodes
+
 from .. import attribution
 from ..host.identity import is_set_up
 from .findings import Check
@@ -155,6 +158,56 @@ def account_age(patient: Patient) -> t.Iterator[Finding]:
         )
 
 
+def layout(patient: Patient) -> t.Iterator[Finding]:
+    """Whether the referrer's page can be put into the layout that the settings name."""
+    name = patient.state.settings.base_template
+    if "referral_pages" not in patient.app.blueprints:
+        yield ok("The referrer's page is not registered.")
+        return
+    try:
+        has_content = _has_block(patient.app.jinja_env, name, "content")
+    except jinja2.TemplateError as error:
+        yield fault(
+            f"The layout of the referrer's page, {name!r}, cannot be used: {_sentence(error)}.",
+            "Correct that template, or REFERRAL_BASE_TEMPLATE.",
+        )
+        return
+    if not has_content:
+        yield fault(
+            f"The layout of the referrer's page, {name!r}, has no block named 'content', so the "
+            "page shows nothing but the layout.",
+            "Put {% block content %}{% endblock %} where the page belongs, or name another "
+            "template in REFERRAL_BASE_TEMPLATE.",
+        )
+
+
+def _sentence(error: jinja2.TemplateError) -> str:
+    if isinstance(error, jinja2.TemplateNotFound):
+        return f"there is no template {error.name!r}"
+    return str(error.message).rstrip(".")
+
+
+def _has_block(environment: jinja2.Environment, name: str, block: str) -> bool:
+    """Whether a template has a block, or one that it extends; True where that is not known.
+
+    :raises jinja2.TemplateError: where one of them does not exist, or cannot be read.
+    """
+    assert environment.loader is not None
+    seen: set[str] = set()
+    while name not in seen:
+        seen.add(name)
+        tree = environment.parse(environment.loader.get_source(environment, name)[0], name)
+        if any(each.name == block for each in tree.find_all(nodes.Block)):
+            return True
+        extends = next(tree.find_all(nodes.Extends), None)
+        if extends is None:
+            return False
+        if not isinstance(extends.template, nodes.Const):
+            return True
+        name = extends.template.value
+    return False
+
+
 CHECKS = (
     Check("identity", identity, "The application says who is logged in."),
     Check("driver", driver, "The database's URL names its driver."),
@@ -162,6 +215,7 @@ CHECKS = (
     Check("ip-key", ip_key, "REFERRAL_IP_KEY is set, so addresses are stored as keyed hashes."),
     Check("cookies", cookies, "The cookie is Secure, HttpOnly and signed."),
     Check("share-links", share_links, "Share links are built for a host that is configured."),
+    Check("layout", layout, "The referrer's page has its layout."),
     Check("whop", whop, "The Whop webhook has its secret and its company."),
     Check("account-age", account_age, "The user table says when accounts were made."),
 )

@@ -22,6 +22,7 @@ POLICIES = {
     "referral_clicks": ("referral_clicks_select_own",),
     "referral_conversions": ("referral_conversions_select_own",),
     "referral_rewards": ("referral_rewards_select_own",),
+    "referral_issued_codes": ("referral_issued_codes_select_own",),
     "referral_daily": ("referral_daily_select_own",),
     "referral_daily_sources": ("referral_daily_sources_select_own",),
 }

@@ -16,6 +16,7 @@ from ..db.models import Models
 from ..errors import ConfigurationError
 from ..results import RewardPolicy
 from ..settings import Settings
+from ..vanity import CodeChecker
 from .awaiting import awaited
 
 EXTENSION_KEY = "referral"
@@ -43,6 +44,7 @@ class Loaders:
     bot_detector: BotDetector | None = None
     attribution_check: AttributionCheck | None = None
     display_name: DisplayNameLoader | None = None
+    code_checker: CodeChecker | None = None
     #: by provider; finds who paid
     users: dict[str, BuyerLoader] = dataclasses.field(default_factory=dict)
     #: by provider; a :data:`~flask_referral.payments.events.WebhookReader` each

@@ -35,12 +35,13 @@ READABLE = {
         *("shortfall_cents", "status", "available_at", "credited_at", "created_at", "campaign"),
         *("source", "click_id"),
     ),
+    "referral_issued_codes": ("code", "user_id", "issued_at", "is_current"),
     "referral_daily": ("referrer_user_id", "day", "clicks"),
     "referral_daily_sources": ("referrer_user_id", "day", "source", "clicks"),
 }
 USER_TABLES = tuple(READABLE)
 #: What the application works on; users have nothing on those that are not in USER_TABLES.
-SERVICE_TABLES = (*USER_TABLES, "referral_events", "referral_issued_codes")
+SERVICE_TABLES = (*USER_TABLES, "referral_events")
 #: On each of SERVICE_TABLES: all rows for the application's login.
 SERVICE_POLICY = "referral_service"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
+from flask import abort
 from flask import Blueprint
 from flask import jsonify
 from flask import request
@@ -14,6 +16,9 @@ from .. import clicks
 from .. import codes
 from .. import referrals as people
 from .. import stats as station
+from .. import vanity
+from ..errors import CodeNotAllowed
+from ..errors import CodeTaken
 from ..errors import ReferralError
 from ..errors import UnknownUser
 from ..host import identity
@@ -42,6 +47,7 @@ def create_blueprint() -> Blueprint:
     blueprint.register_error_handler(UnknownUser, _unknown_user)
     blueprint.after_request(_no_store)
     blueprint.post("/generate")(generate)
+    blueprint.put("/code")(choose_code)
     blueprint.get("/stats")(stats)
     blueprint.get("/referrals")(referrals)
     # A pasted link has slashes; of the two kinds of variables only the other takes line breaks.
@@ -77,6 +83,34 @@ def generate() -> ResponseReturnValue:
         codes.announce,
     )
     return jsonify(code=code.code)
+
+
+def choose_code() -> ResponseReturnValue:
+    """Make a word the current user's code, where ``REFERRAL_VANITY_CODES`` lets users choose."""
+    state = current_state()
+    if not state.settings.vanity_codes:
+        abort(404)
+    refuse_cross_site(state.settings)
+    user_id = identity.current_user_id(state)
+    if user_id is None:
+        return error_response(gettext("Log in to choose a referral code."), 401)
+    body = request.get_json()
+    text = body.get("code") if isinstance(body, dict) else None
+    if not isinstance(text, str):
+        return error_response(gettext('Send {"code": "…"} as JSON.'), 400)
+    try:
+        code = database.in_one_commit(
+            state,
+            lambda db: vanity.choose(
+                db, state.models, state.settings, user_id, text, state.loaders.code_checker
+            ),
+            functools.partial(vanity.announce, user_id),
+        )
+    except CodeNotAllowed as error:
+        return error_response(told(error), 422, ErrorCode.code_not_allowed)
+    except CodeTaken as error:
+        return error_response(told(error), 409, ErrorCode.code_taken)
+    return jsonify(code=code)
 
 
 def stats() -> ResponseReturnValue:
@@ -116,7 +150,7 @@ def referrals() -> ResponseReturnValue:
 def check_code(code: str) -> ResponseReturnValue:
     """Say whether somebody has this code; of the owner nothing is told."""
     state = current_state()
-    normalized = codes.normalize_code(code, state.settings.query_param)
+    normalized = codes.normalized(code, state.settings)
     valid = False
     if normalized is not None:
         with database.reading(state) as connection:

@@ -26,7 +26,7 @@ COOKIE = b"flask-referral visit cookie"
 CARRIED = b"flask-referral carried visit"
 
 # Version, code, the click's id, seconds since 1970 (UTC); then itsdangerous' signature.
-_TOUCH = re.compile(r"1\.([2-9A-HJ-NP-Z]{8})\.([0-9a-f]{32})\.([0-9]{1,12})", re.ASCII)
+_TOUCH = re.compile(r"1\.([A-Z0-9]{3,32})\.([0-9a-f]{32})\.([0-9]{1,12})", re.ASCII)
 _SIGNED = re.compile(f"{_TOUCH.pattern}[.]", re.ASCII)
 _LONGEST = 256
 

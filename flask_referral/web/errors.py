@@ -30,6 +30,8 @@ class ErrorCode(enum.StrEnum):
     """What an error is, in a word that never changes, for programs."""
 
     bad_request = enum.auto()
+    code_not_allowed = enum.auto()
+    code_taken = enum.auto()
     cross_site = enum.auto()
     forbidden = enum.auto()
     internal_error = enum.auto()

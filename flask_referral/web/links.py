@@ -60,7 +60,7 @@ def follow(code: str) -> Response:
     response.headers["Referrer-Policy"] = "strict-origin-when-cross-origin"
     response.headers["X-Robots-Tag"] = "noindex"
     response.vary.add("Cookie")
-    normalized = codes.normalize_code(code, state.settings.query_param)
+    normalized = codes.normalized(code, state.settings)
     if normalized is not None:
         visits.capture(state, response, normalized)
     else:

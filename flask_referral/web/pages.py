@@ -19,7 +19,10 @@ from flask.typing import ResponseReturnValue
 from werkzeug.datastructures import Headers
 
 from .. import codes
+from .. import vanity
 from .. import words
+from ..errors import CodeNotAllowed
+from ..errors import CodeTaken
 from ..errors import UnknownUser
 from ..host import identity
 from ..host.state import current_state
@@ -31,6 +34,8 @@ from .origin import is_cross_site
 
 if t.TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+    from ..host.state import State
 
 _YEAR = 31_536_000
 
@@ -57,9 +62,10 @@ def page() -> ResponseReturnValue:
 
 
 def change_code() -> ResponseReturnValue:
-    """Make the current user's code, and lead back to the page.
+    """Make or change the current user's code, and lead back to the page.
 
-    The form's field ``action`` says what is to be done: ``make``.
+    The form's field ``action`` says what is to be done: ``make``, ``rotate``, or ``choose`` the
+    word in the field ``code``, where ``REFERRAL_VANITY_CODES`` lets users choose.
     """
     state = current_state()
     if is_cross_site(state.settings):
@@ -67,19 +73,48 @@ def change_code() -> ResponseReturnValue:
     user_id = identity.current_user_id(state)
     if user_id is None:
         return _log_in()
-    if request.form.get("action") != "make":
+    act = _ACTIONS.get(request.form.get("action", ""))
+    if act is None or (act is _choose and not state.settings.vanity_codes):
         abort(400, words.gettext("This form asks for something that is not done here."))
     try:
-        database.in_one_commit(
-            state,
-            lambda db: codes.get_or_create(
-                db, state.models, user_id, reading=own_read(state, user_id)
-            ),
-            codes.announce,
-        )
+        act(state, user_id)
     except UnknownUser:
         return _log_in()
+    except (CodeNotAllowed, CodeTaken) as error:
+        shown = widgets.shown(state)
+        shown.user_id, shown.code_error = user_id, words.told(error)
+        answer = _answer(render_template("referral/page.html"))
+        answer.status_code = 422
+        return answer
     return redirect(url_for(".page"), 303)
+
+
+def _make(state: State, user_id: t.Any) -> None:
+    database.in_one_commit(
+        state,
+        lambda db: codes.get_or_create(db, state.models, user_id, reading=own_read(state, user_id)),
+        codes.announce,
+    )
+
+
+def _choose(state: State, user_id: t.Any) -> None:
+    text, checker = request.form.get("code", ""), state.loaders.code_checker
+    database.in_one_commit(
+        state,
+        lambda db: vanity.choose(db, state.models, state.settings, user_id, text, checker),
+        functools.partial(vanity.announce, user_id),
+    )
+
+
+def _rotate(state: State, user_id: t.Any) -> None:
+    database.in_one_commit(
+        state,
+        lambda db: vanity.rotate(db, state.models, user_id),
+        functools.partial(vanity.announce, user_id),
+    )
+
+
+_ACTIONS = {"make": _make, "choose": _choose, "rotate": _rotate}
 
 
 def qr() -> ResponseReturnValue:
@@ -91,8 +126,8 @@ def qr() -> ResponseReturnValue:
     if user_id is None:
         return _log_in()
     with database.reading(state) as db, own_read(state, user_id):
-        code = codes.find(db, state.models, user_id)
-    link = None if code is None else known_link(state, code.code)
+        code = codes.shared(db, state.models, user_id)
+    link = None if code is None else known_link(state, code)
     if link is None:
         abort(404)
     import segno

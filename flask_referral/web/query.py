@@ -52,5 +52,5 @@ def _pairs(query: str) -> t.Iterator[tuple[str, str]]:
 
 def first_code(values: t.Iterable[str], settings: Settings) -> str | None:
     """Return the first value that is a code, normalised; it may be nobody's."""
-    found = (codes.normalize_code(value, settings.query_param) for value in values)
+    found = (codes.normalized(value, settings) for value in values)
     return next((code for code in found if code is not None), None)

@@ -45,7 +45,7 @@ def brought(state: State, code: str | None) -> Brought:
     if cookies.is_signed(text):
         carried = cookies.verify(text, cookies.CARRIED)
         return Brought(carried) if carried is not None else Brought(code=_NO_CODE)
-    typed = codes.normalize_code(text, state.settings.query_param) if text else None
+    typed = codes.normalized(text, state.settings) if text else None
     if text and typed is None:
         return Brought(code=_NO_CODE)
     if not has_request_context():

@@ -106,6 +106,8 @@ class Shown:
     def __init__(self, state: State) -> None:
         self._state = state
         self._stats: dict[int, Stats | None] = {}
+        #: Why the code that the user chose was refused.
+        self.code_error: str | None = None
         #: Which of the assets the page has already.
         self.linked: set[str] = set()
 
@@ -124,6 +126,11 @@ class Shown:
             if is_the_hosts(error):
                 return None
             raise
+
+    @property
+    def typed_code(self) -> str:
+        """What the user chose for a code, where that was refused."""
+        return request.form.get("code", "") if self.code_error else ""
 
     @functools.cached_property
     def days(self) -> int:

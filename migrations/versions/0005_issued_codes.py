@@ -38,6 +38,7 @@ READABLE = {
     CONVERSIONS: "id, referrer_user_id, referral_code, bonus_cents, converted_at",
     REWARDS: "id, conversion_id, user_id, role, number, cents, reversed_cents, shortfall_cents, "
     "status, available_at, credited_at, created_at, campaign, click_id",
+    ISSUED: "code, user_id, issued_at, is_current",
 }
 KEEP = f"""CREATE FUNCTION {{function}}() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = '' AS $referral$
@@ -124,6 +125,7 @@ def _upgrade() -> None:
     if _is_postgresql():
         _keep()
         op.execute(f"ALTER TABLE {_name(ISSUED)} ENABLE ROW LEVEL SECURITY")
+        _policy()
         _do(f"IF {ON_SUPABASE} THEN\n{_rights()}END IF;")
     else:
         for name, event, when, body in SQLITE_TRIGGERS:
@@ -209,8 +211,23 @@ def _keep() -> None:
         )
 
 
+def _policy() -> None:
+    """Let users see their own: by the identity that revision 0002 chose for this database."""
+    op.execute(
+        sa.text(
+            "DO $referral$ DECLARE identity text; BEGIN\n"
+            "SELECT '(' || pg_catalog.pg_get_expr(polqual, polrelid) || ')' INTO STRICT identity\n"
+            f"FROM pg_policy WHERE polrelid = '{_name(CONVERSIONS)}'::regclass::oid\n"
+            f"AND polname = '{CONVERSIONS}_select_own';\n"
+            f"EXECUTE 'CREATE POLICY {ISSUED}_select_own ON {_name(ISSUED)} FOR SELECT USING ' "
+            "|| pg_catalog.replace(identity, 'referrer_user_id', 'user_id');\n"
+            "END $referral$".replace(":", r"\:")
+        )
+    )
+
+
 def _rights() -> str:
-    sql = f"    REVOKE ALL ON {', '.join(map(_name, (*READABLE, ISSUED)))} FROM authenticated;\n"
+    sql = f"    REVOKE ALL ON {', '.join(map(_name, READABLE))} FROM authenticated;\n"
     for table, columns in READABLE.items():
         sql += f"    GRANT SELECT ({columns}) ON {_name(table)} TO authenticated;\n"
     return (
@@ -221,7 +238,7 @@ def _rights() -> str:
 
 
 def _wide_rights() -> str:
-    tables = ", ".join(map(_name, READABLE))
+    tables = ", ".join(_name(table) for table in READABLE if table != ISSUED)
     return (
         f"    REVOKE ALL ON {tables} FROM authenticated;\n"
         f"    GRANT SELECT ON {tables} TO authenticated;\n"

@@ -104,7 +104,7 @@ def test_users_choose_neither_the_id_nor_the_date(world: World, columns: str, va
         "UPDATE referral_codes SET code = 'ADA'",
         "DELETE FROM referral_codes",
         "TRUNCATE referral_codes CASCADE",
-        "SELECT * FROM referral_issued_codes",
+        "DELETE FROM referral_issued_codes",
         "INSERT INTO referral_issued_codes (code) VALUES ('ADA')",
         "UPDATE referral_issued_codes SET user_id = NULL",
         "SELECT * FROM referral_events",
@@ -171,6 +171,12 @@ def test_the_referrers_own_figures_are_still_shown(world: World) -> None:
     people = t.cast(t.Any, host.client().get("/api/referral/referrals").json)["referrals"]
     assert [entry["earned_cents"] for entry in people] == [1000]
     assert host.client().post("/api/referral/generate").json == {"code": figures["code"]}
+
+
+def test_users_see_their_own_codes_alone(world: World) -> None:
+    with client(world, world.ids[0]) as connection:
+        owners = set(connection.scalars(sa.text("SELECT user_id FROM referral_issued_codes")))
+    assert owners == {world.ids[0]}
 
 
 def test_a_code_that_somebody_had_is_not_given_to_a_thief(world: World) -> None:

@@ -40,7 +40,9 @@ WAYS: dict[str, dict[str, t.Any]] = {
 @pytest.fixture
 def host(make_sqlite: MakeHost) -> Host:
     """Return a program with a past: all states, several sources, a place among the best."""
-    host = make_sqlite(REFERRAL_LEADERBOARD=True, REFERRAL_VELOCITY_LIMIT=4)
+    host = make_sqlite(
+        REFERRAL_LEADERBOARD=True, REFERRAL_VELOCITY_LIMIT=4, REFERRAL_VANITY_CODES=True
+    )
     host.current_user = host.add_user(name="referrer")
     host.referral.display_name_loader(lambda user: "Eve" if user == host.current_user else None)
     return host
@@ -102,6 +104,28 @@ def test_one_press_makes_the_link_and_one_copies_it(host: Host, visit: Visit) ->
             page.get_by_role("button", name=name).click()
             page.get_by_role("status").filter(has_text=said).wait_for()
             assert page.evaluate("navigator.clipboard.readText()") == text
+        visitor.check()
+
+
+def test_a_code_is_chosen_and_a_refusal_stands_at_its_field(host: Host, visit: Visit) -> None:
+    with host.app.app_context():
+        host.referral.set_code(host.add_user(), "EVE")
+        host.db.session.commit()
+    make_code(host, host.current_user)
+    with shown(host, visit, viewport=PHONE, color_scheme="dark") as visitor:
+        page = visitor.page
+        page.get_by_text("Change your code").click()
+        field = page.get_by_role("textbox", name="A code of your choice")
+        field.fill("eve")
+        page.get_by_role("button", name="Choose this code").click()
+        page.get_by_text("Somebody else has this code").wait_for()
+        assert field.input_value() == "eve"
+        assert field.get_attribute("aria-invalid") == "true"
+        visitor.check()
+        field.fill("ada-lovelace")
+        page.get_by_role("button", name="Choose this code").click()
+        page.locator("input[value$='/r/ADALOVELACE']").wait_for()
+        assert page.get_by_role("textbox", name="Your code").input_value() == "ADALOVELACE"
         visitor.check()
 
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask_login import LoginManager
 from flask_sqlalchemy import SQLAlchemy
+from jinja2 import DictLoader
 
 from flask_referral import Referral
 
@@ -152,3 +153,36 @@ def test_secrets_are_not_shown(configured: Configured) -> None:
     host = configured(**config)
     assert set(ill(host)) == {"secret-key", "ip-key", "whop"}
     assert "hush" not in host.cli("doctor").output
+
+
+@pytest.mark.parametrize(
+    ("templates", "told"),
+    [
+        ({}, "there is no template 'layout.html'"),
+        ({"layout.html": '{% extends "gone.html" %}'}, "there is no template 'gone.html'"),
+        ({"layout.html": "{% block content %}"}, "cannot be used"),
+        ({"layout.html": "<main></main>"}, "no block named 'content'"),
+        (
+            {
+                "layout.html": '{% extends "site.html" %}',
+                "site.html": "{% block body %}{% endblock %}",
+            },
+            "no block named 'content'",
+        ),
+    ],
+)
+def test_a_layout_that_cannot_show_the_page(
+    configured: Configured, templates: dict[str, str], told: str
+) -> None:
+    host = configured(REFERRAL_BASE_TEMPLATE="layout.html")
+    host.app.jinja_loader = DictLoader(templates)
+    assert told in finding(host, "layout", "fault")
+
+
+def test_a_layout_whose_own_layout_has_the_block(configured: Configured) -> None:
+    host = configured(REFERRAL_BASE_TEMPLATE="layout.html")
+    site = "<main>{% block content %}{% endblock %}</main>"
+    host.app.jinja_loader = DictLoader(
+        {"layout.html": '{% extends "site.html" %}', "site.html": site}
+    )
+    assert ill(host) == {}

@@ -94,6 +94,7 @@ def test_policies_are_missing(postgresql_host: Host) -> None:
         "referral_clicks_select_own": "referral_clicks",
         "referral_conversions_select_own": "referral_conversions",
         "referral_rewards_select_own": "referral_rewards",
+        "referral_issued_codes_select_own": "referral_issued_codes",
         "referral_daily_select_own": "referral_daily",
         "referral_daily_sources_select_own": "referral_daily_sources",
     }

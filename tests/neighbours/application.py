@@ -56,6 +56,7 @@ SETTINGS: dict[str, t.Any] = {
     # What the test client asks with.
     "PREFERRED_URL_SCHEME": "https",
     "REFERRAL_BASE_URL": "https://example.com",
+    "REFERRAL_USER_CREATED_COLUMN": "create_datetime",
     "REFERRAL_TRUSTED_ORIGINS": [FRONT_END],
     # Flask-WTF would refuse the front end over HTTPS: its Referer is another host's.
     "WTF_CSRF_SSL_STRICT": False,

@@ -1,0 +1,138 @@
+"""Station 1, further codes of a user: one that was chosen, or a new one in place of the old.
+
+The generated code in ``referral_codes`` never changes, and is what clicks and conversions refer to.
+Every code that was ever given stands in ``referral_issued_codes``, whose key keeps it from being
+given twice; the newest of a user is the one that is shown, and all of them lead to the user.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from . import codes
+from . import reserved
+from . import signals
+from .db import sql
+from .db.models import Models
+from .errors import CodeExhausted
+from .errors import CodeNotAllowed
+from .errors import CodeTaken
+from .settings import Settings
+from .spelling import normalize_code
+from .words import gettext_noop
+
+#: The host's own idea of what may be chosen: takes the code and the user's key.
+CodeChecker = t.Callable[[str, t.Any], bool]
+
+
+def choose(
+    db: sql.Connection,
+    models: Models,
+    settings: Settings,
+    user_id: t.Any,
+    text: str,
+    checker: CodeChecker | None = None,
+) -> str:
+    """Make a word the code that a user shares, and return it. At most five statements.
+
+    One that the user had before is taken up again.
+
+    :param text: as it was typed.
+    :raises CodeNotAllowed: for what is no code, and a reserved word.
+    :raises CodeTaken: for one that anybody else has, or had.
+    :raises UnknownUser: where there is no such user.
+    """
+    code = normalize_code(text, settings.query_param, is_vanity=True)
+    if code is None:
+        raise CodeNotAllowed(
+            gettext_noop("A code has 3 to 32 letters from A to Z and digits, and nothing else.")
+        )
+    own, _ = codes.get_or_create(db, models, user_id)
+    is_allowed = code == own.code or not reserved.is_reserved(code, settings.reserved_codes)
+    if not is_allowed or (checker is not None and not checker(code, user_id)):
+        raise CodeNotAllowed(gettext_noop("This word cannot be a code; choose another one."))
+    _lock(db, models, user=user_id).first()
+    if not _issue(db, models, code=code, user=user_id).first():
+        raise CodeTaken(gettext_noop("Somebody else has this code; choose another one."))
+    _retire_others(db, models, code=code, user=user_id)
+    return code
+
+
+def rotate(db: sql.Connection, models: Models, user_id: t.Any) -> str:
+    """Give a user a new generated code to share, and return it.
+
+    :raises CodeExhausted: where five codes in a row were given before.
+    :raises UnknownUser: where there is no such user.
+    """
+    codes.get_or_create(db, models, user_id)
+    _lock(db, models, user=user_id).first()
+    for _ in range(codes.ATTEMPTS):
+        code = codes.generate_referral_code()
+        if _issue_new(db, models, code=code, user=user_id).first():
+            _retire_others(db, models, code=code, user=user_id)
+            return code
+    raise CodeExhausted()
+
+
+def announce(user_id: t.Any, code: str, session: Session | None) -> None:
+    """Tell of a user's new code: when the session commits, or now, where it is committed."""
+    values = {"user_id": user_id, "code": code}
+    signals.send_after_commit(session, signals.code_created, **values)
+
+
+@sql.statement
+def _lock(models: Models, dialect: str) -> sa.Executable:
+    """Let one request at a time change a user's codes; visits go on."""
+    code = models.ReferralCode.__table__.c
+    own = sa.select(code.code).where(code.user_id == sql.parameter("user", code.user_id))
+    # SQLite has one writer at a time.
+    return own if dialect == "sqlite" else own.with_for_update(key_share=True)
+
+
+@sql.statement
+def _issue(models: Models, dialect: str) -> sa.Executable:
+    insert = _inserting(models, dialect)
+    issued = models.ReferralIssuedCode.__table__
+    user = sql.parameter("user", issued.c.user_id)
+    # One's own, of before.
+    again = insert.on_conflict_do_update(
+        index_elements=[issued.c.code],
+        set_={"is_current": sa.true(), "issued_at": insert.excluded.issued_at},
+        where=issued.c.user_id == user,
+    )
+    executable: sa.Executable = again.returning(issued.c.code)
+    return executable
+
+
+@sql.statement
+def _issue_new(models: Models, dialect: str) -> sa.Executable:
+    issued = models.ReferralIssuedCode.__table__
+    insert = _inserting(models, dialect).on_conflict_do_nothing().returning(issued.c.code)
+    executable: sa.Executable = insert
+    return executable
+
+
+def _inserting(models: Models, dialect: str) -> t.Any:
+    issued = models.ReferralIssuedCode.__table__
+    return sql.insert(dialect, issued).values(
+        code=sql.parameter("code", issued.c.code),
+        user_id=sql.parameter("user", issued.c.user_id),
+        is_current=sa.true(),
+    )
+
+
+@sql.statement
+def _retire_others(models: Models, dialect: str) -> sa.Executable:
+    issued = models.ReferralIssuedCode.__table__
+    return (
+        sa.update(issued)
+        .where(
+            issued.c.user_id == sql.parameter("user", issued.c.user_id),
+            issued.c.code != sql.parameter("code", issued.c.code),
+            issued.c.is_current,
+        )
+        .values(is_current=sa.false())
+    )
