@@ -108,6 +108,11 @@ class Click(t.NamedTuple):
     source: str | None
 
 
+def columns(click: sa.FromClause) -> list[sa.ColumnElement[t.Any]]:
+    """Return those of a :class:`Click`."""
+    return [click.c[name] for name in Click._fields]
+
+
 class Recorded(t.NamedTuple):
     """The row that a visit has now."""
 

@@ -20,6 +20,7 @@ from . import attribution
 from . import cli
 from . import clock
 from . import codes
+from . import eligibility
 from . import leaderboard
 from . import referrals
 from . import stats
@@ -33,10 +34,10 @@ from .conversions.payment import checked_payment
 from .conversions.payment import HOST
 from .conversions.payment import is_id
 from .conversions.transaction import Transaction
-from .db.models import attach
-from .db.models import bind_key_of
-from .db.models import build_models
-from .db.models import declare_wallet_index
+from .db.building import bind_key_of
+from .db.building import build_models
+from .db.building import declare_wallet_index
+from .db.entities import attach
 from .db.models import Models
 from .db.models import ReferralCodeMixin
 from .db.models import table_of
@@ -284,9 +285,9 @@ class Referral:
         user_id = identity.user_id(state, user)
         session = _flushed_session(state)
         db, checker = state.models.connection(session), state.loaders.code_checker
-        chosen = vanity.choose(db, state.models, state.settings, user_id, code, checker)
-        vanity.announce(user_id, chosen, session)
-        return chosen
+        given = vanity.choose(db, state.models, state.settings, user_id, code, checker)
+        vanity.announce(given, session)
+        return given.code
 
     def rotate_code(self, user: t.Any) -> str:
         """Give the user a new generated code to share, and return it; the old ones go on working.
@@ -299,9 +300,9 @@ class Referral:
         state = self.state
         user_id = identity.user_id(state, user)
         session = _flushed_session(state)
-        code = vanity.rotate(state.models.connection(session), state.models, user_id)
-        vanity.announce(user_id, code, session)
-        return code
+        given = vanity.rotate(state.models.connection(session), state.models, user_id)
+        vanity.announce(given, session)
+        return given.code
 
     def link_for(self, user: t.Any) -> str:
         """Return the user's share link, an absolute URL; a code is made if there was none.
@@ -706,7 +707,7 @@ def _check_dialect(dialect: sa.Dialect) -> None:
 
 def _check_created_column(models: Models, settings: Settings) -> None:
     name, key = settings.user_created_column, models.user_key
-    if name is not None and attribution.created_column(key, name) is None:
+    if name is not None and eligibility.created_column(key, name) is None:
         raise ConfigurationError(
             f"REFERRAL_USER_CREATED_COLUMN names {name!r}, and the user table "
             f"{key.table.fullname!r} declares no such column of type DateTime: correct the name, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import datetime as dt
 import decimal
@@ -16,12 +17,12 @@ if t.TYPE_CHECKING:
     from .db.models import ReferralRewardMixin
 
 
-class Result:
+class Result(abc.ABC):
     """What the answers share: ``app.json`` and kombu (so Celery) write them by ``to_dict``."""
 
+    @abc.abstractmethod
     def to_dict(self) -> dict[str, t.Any]:
         """Return plain values: texts, numbers, None, lists and dicts; times are ISO 8601 in UTC."""
-        raise NotImplementedError
 
     # https://docs.celeryq.dev/projects/kombu, kombu.utils.json.
     def __json__(self) -> dict[str, t.Any]:

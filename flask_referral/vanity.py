@@ -28,6 +28,15 @@ from .words import gettext_noop
 CodeChecker = t.Callable[[str, t.Any], bool]
 
 
+class Given(t.NamedTuple):
+    """The code that a user shares from now on."""
+
+    code: str
+    #: The user's key, and the codes that are new, the generated one first.
+    user_id: t.Any
+    new: tuple[str, ...]
+
+
 def choose(
     db: sql.Connection,
     models: Models,
@@ -35,10 +44,11 @@ def choose(
     user_id: t.Any,
     text: str,
     checker: CodeChecker | None = None,
-) -> str:
-    """Make a word the code that a user shares, and return it. At most five statements.
+) -> Given:
+    """Make a word the code that a user shares.
 
-    One that the user had before is taken up again.
+    One that the user had before is taken up again. Five statements; one more for a user who had
+    no code.
 
     :param text: as it was typed.
     :raises CodeNotAllowed: for what is no code, and a reserved word.
@@ -50,37 +60,48 @@ def choose(
         raise CodeNotAllowed(
             gettext_noop("A code has 3 to 32 letters from A to Z and digits, and nothing else.")
         )
-    own, _ = codes.get_or_create(db, models, user_id)
-    is_allowed = code == own.code or not reserved.is_reserved(code, settings.reserved_codes)
+    own, made = _locked(db, models, user_id)
+    is_allowed = code == own or not reserved.is_reserved(code, settings.reserved_codes)
     if not is_allowed or (checker is not None and not checker(code, user_id)):
         raise CodeNotAllowed(gettext_noop("This word cannot be a code; choose another one."))
-    _lock(db, models, user=user_id).first()
+    if code == codes.shared(db, models, user_id):
+        return Given(code, user_id, made)
     if not _issue(db, models, code=code, user=user_id).first():
         raise CodeTaken(gettext_noop("Somebody else has this code; choose another one."))
     _retire_others(db, models, code=code, user=user_id)
-    return code
+    return Given(code, user_id, (*made, code))
 
 
-def rotate(db: sql.Connection, models: Models, user_id: t.Any) -> str:
-    """Give a user a new generated code to share, and return it.
+def rotate(db: sql.Connection, models: Models, user_id: t.Any) -> Given:
+    """Give a user a new generated code to share.
 
     :raises CodeExhausted: where five codes in a row were given before.
     :raises UnknownUser: where there is no such user.
     """
-    codes.get_or_create(db, models, user_id)
-    _lock(db, models, user=user_id).first()
+    _, made = _locked(db, models, user_id)
     for _ in range(codes.ATTEMPTS):
         code = codes.generate_referral_code()
         if _issue_new(db, models, code=code, user=user_id).first():
             _retire_others(db, models, code=code, user=user_id)
-            return code
+            return Given(code, user_id, (*made, code))
     raise CodeExhausted()
 
 
-def announce(user_id: t.Any, code: str, session: Session | None) -> None:
-    """Tell of a user's new code: when the session commits, or now, where it is committed."""
-    values = {"user_id": user_id, "code": code}
-    signals.send_after_commit(session, signals.code_created, **values)
+def announce(given: Given, session: Session | None) -> None:
+    """Tell of the codes that are new: when the session commits, or now, where it is committed."""
+    for code in given.new:
+        values = {"user_id": given.user_id, "code": code}
+        signals.send_after_commit(session, signals.code_created, **values)
+
+
+def _locked(db: sql.Connection, models: Models, user_id: t.Any) -> tuple[str, tuple[str, ...]]:
+    """Return the user's generated code, locked, and what was made of it now."""
+    for _ in range(codes.ATTEMPTS):
+        own, is_new = codes.get_or_create(db, models, user_id)
+        # Somebody who erased the user meanwhile has taken the code away, and its words with it.
+        if _lock(db, models, user=user_id).scalar() == own.code:
+            return own.code, (own.code,) if is_new else ()
+    raise CodeExhausted()
 
 
 @sql.statement

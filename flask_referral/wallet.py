@@ -325,11 +325,7 @@ def _row(table: sa.Table, index: int, dialect: str) -> dict[sa.Column[t.Any], t.
 
 
 def _reference(column: sa.Column[t.Any], reward_id: uuid.UUID) -> t.Any:
-    try:
-        is_uuid = column.type.python_type is uuid.UUID
-    except NotImplementedError:
-        is_uuid = False
-    return reward_id if is_uuid else str(reward_id)
+    return reward_id if sql.python_type(column.type) is uuid.UUID else str(reward_id)
 
 
 class Shown(t.NamedTuple):

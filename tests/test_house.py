@@ -18,7 +18,7 @@ FLOORS = (
     ("web", "doctor"),
     ("payments", "rls", "upkeep"),
     (
-        *("codes", "clicks", "attribution", "conversions", "wallet"),
+        *("codes", "clicks", "attribution", "eligibility", "conversions", "wallet"),
         *("stats", "referrals", "leaderboard", "vanity", "host", "schema"),
     ),
     (
@@ -28,7 +28,7 @@ FLOORS = (
     ),
 )
 STATIONS = {
-    *("codes", "clicks", "attribution", "conversions", "wallet"),
+    *("codes", "clicks", "attribution", "eligibility", "conversions", "wallet"),
     *("stats", "referrals", "leaderboard", "vanity"),
 }
 #: Rooms that import less than their floor would let them.

@@ -13,6 +13,7 @@ from flask_referral import normalize_code
 from flask_referral.errors import CodeNotAllowed
 from flask_referral.errors import CodeTaken
 from flask_referral.errors import UnknownUser
+from flask_referral.signals import code_created
 
 from .conftest import MakeHost
 from .hosts import Host
@@ -294,3 +295,91 @@ def test_two_presses_at_once_leave_one_code_to_share(make_postgresql: MakeHost) 
         current = host.db.session.scalars(sa.select(issued.c.code).where(issued.c.is_current)).all()
     assert len(current) == 1 and current[0] in made
     assert stats(host, user).code == current[0]
+
+
+@pytest.mark.parametrize("where", ["page", "api"])
+def test_presses_at_once_in_browsers_leave_one_code_to_share(
+    make_postgresql: MakeHost, where: str
+) -> None:
+    host = make_postgresql(**VANITY, SQLALCHEMY_ENGINE_OPTIONS={"pool_size": 8})
+    host.current_user, _ = add_referrer(host)
+    issued = host.referral.models.ReferralIssuedCode.__table__
+    for round_ in range(10):
+        gate = threading.Barrier(8, timeout=PATIENCE)
+
+        def press(number: int, round_: int = round_, gate: t.Any = gate) -> int:
+            client = host.client()
+            gate.wait()
+            if where == "api":
+                return client.put(API, json={"code": f"WORD{round_}X{number}"}).status_code
+            return client.post("/referral/code", data={"action": "rotate"}).status_code
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            statuses = set(pool.map(press, range(8), timeout=PATIENCE))
+        assert statuses == {303 if where == "page" else 200}
+        with host.app.app_context():
+            current = host.db.session.scalars(sa.select(issued.c.code).where(issued.c.is_current))
+            assert len(current.all()) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" * 100_000, b'{"code": "ada", "code": "eve"}', b'{"code": NaN}', b"\xff", b"", b"[]"],
+    ids=["deep", "twice", "no number", "no UTF-8", "empty", "a list"],
+)
+def test_json_that_is_none_is_refused(make_sqlite: MakeHost, body: bytes) -> None:
+    host = make_sqlite(**VANITY)
+    host.current_user, _ = add_referrer(host)
+    answer = host.client().put(API, data=body, content_type="application/json")
+    assert answer.status_code == (413 if len(body) > 16_384 else 400)
+    small = host.client().put(API, data=body[:16_000], content_type="application/json")
+    assert small.status_code == 400
+
+
+def test_the_page_behind_a_refusal_is_the_page(make_sqlite: MakeHost) -> None:
+    host = make_sqlite(**VANITY)
+    host.current_user, _ = add_referrer(host)
+    client = host.client()
+    answer = client.get("/referral/code?days=90&_scheme=evil&_external=1&_anchor=x&next=//evil")
+    assert (answer.status_code, answer.location) == (302, "/referral/?days=90")
+    assert client.get("/referral/code", follow_redirects=True).status_code == 200
+
+
+def test_an_operator_moves_nobody_to_another_code_of_the_same_referrer(make: MakeHost) -> None:
+    host = make(**VANITY)
+    referrer, _ = add_referrer(host)
+    choose(host, referrer, "ADA")
+    friend = host.add_user()
+    host.cli("reattribute", str(friend), "ada", "--yes")
+    assert "already" in host.failure("reattribute", str(friend), "ada", "--yes")
+    assert len(clicks(host)) == 1
+
+
+def test_each_new_code_is_told_of_once(make_sqlite: MakeHost) -> None:
+    host = make_sqlite(**VANITY)
+    user = host.add_user()
+    told: list[str] = []
+
+    def hear(app: t.Any, user_id: t.Any, code: str) -> None:
+        told.append(code)
+
+    with code_created.connected_to(hear, host.app):
+        choose(host, user, "ADA")
+        choose(host, user, "ada")
+        rotated = rotate(host, user)
+    generated = host.cli("code", str(user)).stdout.strip()
+    assert told == [generated, "ADA", rotated]
+
+
+def test_two_people_of_one_browser_come_from_one_place(make: MakeHost) -> None:
+    host = make(**VANITY)
+    referrer, _ = add_referrer(host)
+    choose(host, referrer, "ADA")
+    client = browser(host)
+    client.get("/r/ADA?utm_source=news")
+    for _ in range(2):
+        user = host.add_user()
+        with host.app.test_request_context(headers=_cookie(client)):
+            assert host.referral.attribute(user).reason == "attributed"
+            host.db.session.commit()
+    assert [row.source for row in clicks(host)] == ["news", "news"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..db.models import attach
+from ..db.entities import attach
 from ..results import ConversionResult
 from ..results import ReversalResult
 from . import convert

@@ -18,7 +18,7 @@ from .. import signals
 from .. import wallet
 from ..clock import as_utc
 from ..db import sql
-from ..db.models import expire
+from ..db.entities import expire
 from ..db.models import Models
 from ..db.models import PAID
 from ..db.models import RewardRole

@@ -14,17 +14,13 @@ import typing as t
 import uuid
 
 import sqlalchemy as sa
-from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import configure_mappers
-from sqlalchemy.orm import make_transient_to_detached
 from sqlalchemy.orm import Mapped
 from sqlalchemy.orm import mapped_column
 from sqlalchemy.orm import MappedColumn
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.schema import conv
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -38,8 +34,6 @@ WALLET_INDEX = "idx_wallet_transactions_referral_bonus_unique"
 #: What does in SQLite what the foreign keys say, where the host has not switched them on; a
 #: trigger on the host's user table.
 USERS_TRIGGER = "referral_users_deleted"
-
-_INFO_KEY = "flask_referral"
 
 
 class RewardStatus(enum.StrEnum):
@@ -134,7 +128,7 @@ def _json(name: str) -> t.Any:
     return mapped_column(name, type_, key=key, nullable=True)
 
 
-def _where(condition: str) -> dict[str, t.Any]:
+def where(condition: str) -> dict[str, t.Any]:
     text = sa.text(condition)
     return {"postgresql_where": text, "sqlite_where": text}
 
@@ -143,14 +137,14 @@ def _index(name: str, *columns: str, **options: t.Any) -> sa.Index:
     return sa.Index(conv(name), *columns, **options)
 
 
-class _Mixin:
+class Mixin:
     """What the mixins share: how their tables are built."""
 
     #: The host's user class or table; ``init_app`` sets it on the classes that it builds.
     __user_model__: t.ClassVar[t.Any]
     __tablename__: t.ClassVar[str]
     #: The columns of the primary key.
-    _key: t.ClassVar[tuple[str, ...]] = ("id",)
+    __key__: t.ClassVar[tuple[str, ...]] = ("id",)
     #: What :meth:`to_dict` leaves out: what is personal, or can be large.
     _untold: t.ClassVar[tuple[str, ...]] = ()
     if t.TYPE_CHECKING:
@@ -163,9 +157,9 @@ class _Mixin:
         return iter(())
 
     @classmethod
-    def _mixin(cls) -> type[_Mixin]:
+    def _mixin(cls) -> type[Mixin]:
         """Return the mixin that declares the table's columns."""
-        return next(base for base in cls.__mro__ if _Mixin in base.__bases__)
+        return next(base for base in cls.__mro__ if Mixin in base.__bases__)
 
     def to_dict(self) -> dict[str, t.Any]:
         """Return the row's columns as plain values, ready for JSON."""
@@ -217,7 +211,7 @@ class _Mixin:
             )
         key = user_key(cls.__user_model__)
         rules: list[sa.schema.SchemaItem] = [
-            sa.PrimaryKeyConstraint(*cls._key, name=conv(f"{name}_pkey"))
+            sa.PrimaryKeyConstraint(*cls.__key__, name=conv(f"{name}_pkey"))
         ]
         for column in items:
             if isinstance(column.type, _UserKey):
@@ -227,7 +221,7 @@ class _Mixin:
         return sa.Table(name, metadata, *items, *rules, *cls._rules(metadata))
 
 
-def _restore(cls: type[_Mixin], values: dict[str, t.Any]) -> _Mixin:
+def _restore(cls: type[Mixin], values: dict[str, t.Any]) -> Mixin:
     """Return an object of a mixin with these values; it is not mapped."""
     restored = object.__new__(cls)
     vars(restored).update(values)
@@ -243,7 +237,7 @@ def _foreign_key(
     )
 
 
-class ReferralCodeMixin(_Mixin):
+class ReferralCodeMixin(Mixin):
     """A user's one code (table ``referral_codes``).
 
     A host that wants a class of its own subclasses a mixin together with ``db.Model``, sets
@@ -265,7 +259,7 @@ class ReferralCodeMixin(_Mixin):
         yield _index("idx_referral_codes_code", "code", unique=True)
 
 
-class ReferralClickMixin(_Mixin):
+class ReferralClickMixin(Mixin):
     """A visit through a code (table ``referral_clicks``), bound once its visitor signs up."""
 
     __tablename__ = "referral_clicks"
@@ -313,9 +307,9 @@ class ReferralClickMixin(_Mixin):
         )
         yield _index("idx_referral_clicks_clicked_at", "clicked_at")
         # One referrer for each user. Stops at the bound rows, which are few.
-        bound = _where("referred_user_id IS NOT NULL")
+        bound = where("referred_user_id IS NOT NULL")
         yield _index("idx_referral_clicks_bound_unique", "referred_user_id", unique=True, **bound)
-        signed_up = _where("bound_at IS NOT NULL")
+        signed_up = where("bound_at IS NOT NULL")
         yield _index("idx_referral_clicks_signups", "referrer_user_id", "clicked_at", **signed_up)
         yield _index(
             "idx_referral_clicks_referrals", "referrer_user_id", "bound_at", "id", **signed_up
@@ -324,16 +318,16 @@ class ReferralClickMixin(_Mixin):
         yield _index(
             "idx_referral_clicks_sources",
             *("referrer_user_id", "clicked_at", "source"),
-            **_where("source IS NOT NULL"),
+            **where("source IS NOT NULL"),
         )
         yield _index(
             "idx_referral_clicks_signup_sources",
             *("referrer_user_id", "source"),
-            **_where("bound_at IS NOT NULL AND source IS NOT NULL"),
+            **where("bound_at IS NOT NULL AND source IS NOT NULL"),
         )
 
 
-class ReferralConversionMixin(_Mixin):
+class ReferralConversionMixin(Mixin):
     """A referred user who became a paying one (table ``referral_conversions``)."""
 
     __tablename__ = "referral_conversions"
@@ -368,7 +362,7 @@ class ReferralConversionMixin(_Mixin):
         )
 
 
-class ReferralRewardMixin(_Mixin):
+class ReferralRewardMixin(Mixin):
     """What one payment earned one beneficiary (table ``referral_rewards``)."""
 
     __tablename__ = "referral_rewards"
@@ -434,16 +428,16 @@ class ReferralRewardMixin(_Mixin):
         yield _index("idx_referral_rewards_membership_id", "membership_id")
         # What "mature" looks for, and what the next credits pay off: few rows each.
         yield _index(
-            "idx_referral_rewards_available_at", "available_at", **_where("status = 'pending'")
+            "idx_referral_rewards_available_at", "available_at", **where("status = 'pending'")
         )
-        yield _index("idx_referral_rewards_shortfall", "user_id", **_where("shortfall_cents > 0"))
+        yield _index("idx_referral_rewards_shortfall", "user_id", **where("shortfall_cents > 0"))
 
 
-class ReferralEventMixin(_Mixin):
+class ReferralEventMixin(Mixin):
     """Something that happened once (table ``referral_events``): a delivery, a payment, a fact."""
 
     __tablename__ = "referral_events"
-    _key = ("provider", "kind", "event_id")
+    __key__ = ("provider", "kind", "event_id")
 
     provider: Mapped[str] = _text()
     #: an :class:`~flask_referral.conversions.facts.Kind`, or ``delivery``
@@ -474,16 +468,16 @@ class ReferralEventMixin(_Mixin):
         yield _index("idx_referral_events_payment_id", "payment_id")
         yield _index("idx_referral_events_membership_id", "membership_id")
         # What waits: rows that a delivery which is dealt with does not enter.
-        waits = _where("details IS NOT NULL")
+        waits = where("details IS NOT NULL")
         yield _index("idx_referral_events_waiting", "received_at", "provider", "event_id", **waits)
-        yield _index("idx_referral_events_user_id", "user_id", **_where("user_id IS NOT NULL"))
+        yield _index("idx_referral_events_user_id", "user_id", **where("user_id IS NOT NULL"))
 
 
-class ReferralDailyMixin(_Mixin):
+class ReferralDailyMixin(Mixin):
     """A referrer's clicks on a closed day (table ``referral_daily``), so that totals stay cheap."""
 
     __tablename__ = "referral_daily"
-    _key = ("referrer_user_id", "day")
+    __key__ = ("referrer_user_id", "day")
 
     referrer_user_id: Mapped[t.Any] = _user("CASCADE")
     #: UTC
@@ -495,7 +489,7 @@ class ReferralDailyMixin(_Mixin):
         yield _index("idx_referral_daily_day", "day")
 
 
-class ReferralDailySourceMixin(_Mixin):
+class ReferralDailySourceMixin(Mixin):
     """Of the clicks in ``referral_daily`` those of a source or a campaign.
 
     Table ``referral_daily_sources``. What is missing to the day's clicks came directly, and from
@@ -503,7 +497,7 @@ class ReferralDailySourceMixin(_Mixin):
     """
 
     __tablename__ = "referral_daily_sources"
-    _key = ("referrer_user_id", "day", "source", "campaign")
+    __key__ = ("referrer_user_id", "day", "source", "campaign")
 
     referrer_user_id: Mapped[t.Any] = _user("CASCADE")
     #: UTC
@@ -515,14 +509,14 @@ class ReferralDailySourceMixin(_Mixin):
     clicks: Mapped[int] = mapped_column(sa.Integer(), nullable=False)
 
 
-class ReferralIssuedCodeMixin(_Mixin):
+class ReferralIssuedCodeMixin(Mixin):
     """A code that was given to somebody, and is never given again (``referral_issued_codes``).
 
     The database keeps it: what is inserted into ``referral_codes`` is listed by a trigger.
     """
 
     __tablename__ = "referral_issued_codes"
-    _key = ("code",)
+    __key__ = ("code",)
 
     code: Mapped[str] = _text()
     #: whom it leads to; None once that user is erased or deleted
@@ -574,7 +568,7 @@ class Models:
         return frozenset(model.__table__.name for model in self.classes)
 
     @property
-    def classes(self) -> tuple[type[_Mixin], ...]:
+    def classes(self) -> tuple[type[Mixin], ...]:
         """The mapped classes, those that are referred to first."""
         return (
             self.ReferralCode,
@@ -594,39 +588,6 @@ class Models:
     def connection(self, session: Session) -> sa.Connection:
         """Return the session's own connection to the database of our tables, in its transaction."""
         return session.connection({"mapper": sa.inspect(self.ReferralCode)})
-
-
-M = t.TypeVar("M", bound=_Mixin)
-
-
-def attach(session: Session, model: type[M], **values: t.Any) -> M:
-    """Return the entity of a row that was just read or written, without asking the database.
-
-    :param values: the row's, with its primary key.
-    """
-    mapper = sa.inspect(model)
-    key = tuple(values[name] for name in model._key)
-    known: M | None = session.identity_map.get(mapper.identity_key_from_primary_key(key))
-    if known is not None:
-        for name, value in values.items():
-            set_committed_value(known, name, value)
-        return known
-    # As loading does it: no constructor of the host's, no event for each attribute.
-    if not mapper.configured:
-        configure_mappers()
-    entity: M = mapper.class_manager.new_instance()
-    vars(entity).update(values)
-    make_transient_to_detached(entity)
-    session.add(entity)
-    return entity
-
-
-def expire(session: Session, model: type[_Mixin], key: t.Any) -> None:
-    """Let the session's entity of a row, if it has one, be read again when it is next used."""
-    identity = sa.inspect(model).identity_key_from_primary_key((key,))
-    entity = session.identity_map.get(identity)
-    if entity is not None:
-        session.expire(entity)
 
 
 def table_of(model: t.Any, argument: str) -> sa.Table:
@@ -667,84 +628,7 @@ def user_key(user_model: t.Any) -> sa.Column[t.Any]:
     return key
 
 
-def bind_key_of(db: SQLAlchemy, table: sa.Table) -> str | None:
-    """Return which of the host's databases a table is in.
-
-    A table in a MetaData of its own (one that migrations must not touch) belongs to the default
-    database.
-    """
-    return next((name for name, md in db.metadatas.items() if md is table.metadata), None)
-
-
-def build_models(db: SQLAlchemy, user_model: t.Any) -> Models:
-    """Build the mapped classes in the metadata of the host's users, or return those built before.
-
-    :param db: the host's database object.
-    :param user_model: its user class or table.
-    :raises ConfigurationError: where the users cannot be referred to, or where the classes were
-        built for another user table.
-    """
-    key = user_key(user_model)
-    bind_key = bind_key_of(db, key.table)
-    metadata = db.metadatas[bind_key]
-    built: Models | None = metadata.info.get(_INFO_KEY)
-    if built is not None:
-        if built.user_key is not key:
-            raise ConfigurationError(
-                f"The referral tables refer to {built.user_key}, so user_model cannot be the "
-                f"table of {key}; use one user model for each SQLAlchemy() object."
-            )
-        return built
-
-    def build(name: str, mixin: type[_Mixin]) -> t.Any:
-        for mapper in t.cast(t.Any, db.Model).registry.mappers:
-            if issubclass(mapper.class_, mixin) and mapper.class_.metadata is metadata:
-                return mapper.class_
-        attributes = {
-            "__user_model__": user_model,
-            "__module__": __name__,
-            "__doc__": mixin.__doc__,
-        }
-        if bind_key is not None:
-            attributes["__bind_key__"] = bind_key
-        return type(name, (mixin, db.Model), attributes)
-
-    models = Models(
-        ReferralCode=build("ReferralCode", ReferralCodeMixin),
-        ReferralClick=build("ReferralClick", ReferralClickMixin),
-        ReferralConversion=build("ReferralConversion", ReferralConversionMixin),
-        ReferralReward=build("ReferralReward", ReferralRewardMixin),
-        ReferralEvent=build("ReferralEvent", ReferralEventMixin),
-        ReferralDaily=build("ReferralDaily", ReferralDailyMixin),
-        ReferralDailySource=build("ReferralDailySource", ReferralDailySourceMixin),
-        ReferralIssuedCode=build("ReferralIssuedCode", ReferralIssuedCodeMixin),
-        user_key=key,
-        version_table=_version(metadata),
-    )
-    metadata.info[_INFO_KEY] = models
-    return models
-
-
-def declare_wallet_index(wallet: sa.Table) -> None:
-    """Declare our index on the host's wallet table, so that autogenerate does not drop it."""
-    columns = {column.name: column for column in wallet.columns}
-    if any(index.name == WALLET_INDEX for index in wallet.indexes):
-        return
-    where = _where("type = 'referral_bonus' AND reference_type = 'referral_conversion'")
-    sa.Index(conv(WALLET_INDEX), columns["reference_id"], unique=True, **where)
-
-
-def _version(metadata: sa.MetaData) -> sa.Table:
-    """Declare Alembic's version table, so that the host's autogenerate does not drop it."""
-    return sa.Table(
-        VERSION_TABLE,
-        metadata,
-        sa.Column("version_num", sa.String(32), nullable=False),
-        sa.PrimaryKeyConstraint("version_num", name=conv(f"{VERSION_TABLE}_pkc")),
-    )
-
-
-def _column(metadata: sa.MetaData, mixin: type[_Mixin], column: str) -> sa.Column[t.Any]:
+def _column(metadata: sa.MetaData, mixin: type[Mixin], column: str) -> sa.Column[t.Any]:
     name = mixin.__tablename__
     qualified = f"{metadata.schema}.{name}" if metadata.schema else name
     if qualified not in metadata.tables:

@@ -32,6 +32,14 @@ INSUFFICIENT_PRIVILEGE = "42501"
 NO_SEED: sa.ColumnElement[int] = sa.literal_column("0::bigint")
 
 
+def python_type(type_: sa.types.TypeEngine[t.Any]) -> type | None:
+    """Return what a column's values are in Python; None where its type does not say."""
+    try:
+        return type_.python_type
+    except NotImplementedError:
+        return None
+
+
 class Lent:
     """A pooled connection on which each statement of ours is a transaction of its own.
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import jinja2
 from jinja2 import nodes
 
-from .. import attribution
+from .. import eligibility
 from ..host.identity import is_set_up
 from .findings import Check
 from .findings import fault
@@ -149,7 +149,7 @@ def account_age(patient: Patient) -> t.Iterator[Finding]:
             "themselves with a second one too.",
             "Name the column of the user table that says when an account was made.",
         )
-    elif attribution.created_column(key, name) is None:
+    elif eligibility.created_column(key, name) is None:
         yield fault(
             f"The user table {key.table.fullname!r} declares no column {name!r} of type DateTime, "
             "so accounts of any age can be referred and their purchases earn a bonus.",

@@ -8,8 +8,8 @@ import typing as t
 
 import sqlalchemy as sa
 
-from .. import attribution
 from .. import clock
+from .. import eligibility
 from ..db import qualified
 from .findings import Check
 from .findings import counted
@@ -139,7 +139,7 @@ def _offset(created: dt.datetime, bound_at: dt.datetime) -> dt.timedelta | None:
 
 def _created_column(patient: Patient) -> sa.ColumnElement[t.Any] | None:
     state = patient.state
-    return attribution.created_column(state.models.user_key, state.settings.user_created_column)
+    return eligibility.created_column(state.models.user_key, state.settings.user_created_column)
 
 
 def _has_dates(patient: Patient) -> bool:

@@ -12,6 +12,7 @@ from flask import Flask
 from flask.globals import app_ctx
 from sqlalchemy.orm import InstanceState
 
+from ..db import sql
 from ..errors import ConfigurationError
 from ..errors import is_whole_number
 from ..errors import UnknownUser
@@ -131,15 +132,8 @@ def convert_key(key: sa.Column[t.Any], value: t.Any) -> t.Any:
 def _convert(type_: sa.types.TypeEngine[t.Any], value: t.Any) -> t.Any:
     if isinstance(type_, sa.TypeDecorator):
         # A type of the host's own converts in its own way; only its plain forms are known here.
-        return _convert_python(type_.impl_instance, _python_type(type_), value)
-    return _convert_python(type_, _python_type(type_), value)
-
-
-def _python_type(type_: sa.types.TypeEngine[t.Any]) -> type | None:
-    try:
-        return type_.python_type
-    except NotImplementedError:
-        return None
+        return _convert_python(type_.impl_instance, sql.python_type(type_), value)
+    return _convert_python(type_, sql.python_type(type_), value)
 
 
 def _convert_python(

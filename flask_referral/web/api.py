@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 
 from flask import abort
@@ -19,13 +18,16 @@ from .. import stats as station
 from .. import vanity
 from ..errors import CodeNotAllowed
 from ..errors import CodeTaken
+from ..errors import InvalidEvent
 from ..errors import ReferralError
 from ..errors import UnknownUser
 from ..host import identity
 from ..host.state import current_state
+from ..payments.strict_json import load_object
 from ..rls.acting import own_read
 from ..words import gettext
 from ..words import told
+from . import bodies
 from . import connections as database
 from . import deliveries as webhooks
 from . import reports
@@ -36,6 +38,8 @@ from .errors import json_errors
 from .origin import refuse_cross_site
 
 _LONGEST_SHOWN = 64
+#: Bytes; a code is read from 2048 characters, of which JSON may escape each.
+_LARGEST_BODY = 16_384
 # ASCII digits only: int() reads many other scripts' digits, signs and underscores.
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
@@ -94,23 +98,28 @@ def choose_code() -> ResponseReturnValue:
     user_id = identity.current_user_id(state)
     if user_id is None:
         return error_response(gettext("Log in to choose a referral code."), 401)
-    body = request.get_json()
-    text = body.get("code") if isinstance(body, dict) else None
-    if not isinstance(text, str):
-        return error_response(gettext('Send {"code": "…"} as JSON.'), 400)
+    sentence = gettext('Send {"code": "…"} as JSON.')
+    if not request.is_json:
+        return error_response(sentence, 415)
     try:
-        code = database.in_one_commit(
+        text = load_object(bodies.read(_LARGEST_BODY, "A code")).get("code")
+    except InvalidEvent:
+        text = None
+    if not isinstance(text, str):
+        return error_response(sentence, 400)
+    checker = state.loaders.code_checker
+    try:
+        given = database.in_one_commit(
             state,
-            lambda db: vanity.choose(
-                db, state.models, state.settings, user_id, text, state.loaders.code_checker
-            ),
-            functools.partial(vanity.announce, user_id),
+            lambda db: vanity.choose(db, state.models, state.settings, user_id, text, checker),
+            vanity.announce,
+            locks=True,
         )
     except CodeNotAllowed as error:
         return error_response(told(error), 422, ErrorCode.code_not_allowed)
     except CodeTaken as error:
         return error_response(told(error), 409, ErrorCode.code_taken)
-    return jsonify(code=code)
+    return jsonify(code=given.code)
 
 
 def stats() -> ResponseReturnValue:

@@ -21,23 +21,26 @@ def in_one_commit(
     state: State,
     work: t.Callable[[sql.Connection], T],
     announce: t.Callable[[T, Session | None], None],
+    *,
+    locks: bool = False,
 ) -> T:
     """Do what a view or a command does in one transaction, commit, and return what came of it.
 
     Where the request has opened ``db.session`` already, its connection is what is used: a second
     one could exhaust the pool with every thread waiting for its second one. Otherwise it is an
-    AUTOCOMMIT connection, which spares the transaction. Row level security is transaction-local
-    and always takes the session.
+    AUTOCOMMIT connection, which spares the transaction: each statement is committed by itself.
+    Row level security and locks are of a transaction, and always take the session.
 
     In a transaction stricter than READ COMMITTED, and in one of SQLite that began by reading,
     a database refuses to write next to what others have committed meanwhile. The work is done
     once more then, in a new transaction, if nothing of the host's is lost with the old one.
 
+    :param locks: whether the work takes a lock that its later statements rely on.
     :param announce: tells of the result, with the session that is about to be committed, or
         with None after the commit.
     """
     scoped = state.db.session
-    if scoped.registry.has() or state.uses_row_security:
+    if scoped.registry.has() or state.uses_row_security or locks:
         session: Session = scoped()
 
         def work_and_announce(connection: sql.Connection) -> T:

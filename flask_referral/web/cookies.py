@@ -15,8 +15,8 @@ from flask import Response
 from itsdangerous import BadSignature
 from itsdangerous import Signer
 
-from .. import attribution
 from .. import clock
+from .. import eligibility
 from ..clicks import Touch
 from ..errors import ConfigurationError
 
@@ -106,7 +106,7 @@ def verify(text: str, salt: bytes) -> Touch | None:
 
 def _counts(touch: Touch, settings: Settings) -> bool:
     window = dt.timedelta(seconds=settings.cookie_max_age)
-    return attribution.is_in_window(touch.at, clock.now(), window)
+    return eligibility.is_in_window(touch.at, clock.now(), window)
 
 
 def _signer(salt: bytes) -> Signer:

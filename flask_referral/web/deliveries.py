@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from flask import abort
 from flask import current_app
 from flask import jsonify
 from flask import request
@@ -19,6 +18,7 @@ from ..payments import handling
 from ..payments import providers
 from ..payments.events import Outcome
 from ..payments.events import WebhookEvent
+from . import bodies
 from . import connections as database
 from .errors import error_response
 from .errors import ErrorCode
@@ -40,7 +40,9 @@ def receive(provider: str) -> ResponseReturnValue:
     """
     state = current_state()
     try:
-        event = providers.read(state, provider, _body(), request.headers)
+        event = providers.read(
+            state, provider, bodies.read(LARGEST_BODY, "A delivery"), request.headers
+        )
         outcome = _handle(state, provider, event)
     except UnknownProvider as error:
         return error_response(str(error), 404, ErrorCode.unknown_provider)
@@ -72,18 +74,6 @@ def receive(provider: str) -> ResponseReturnValue:
             provider,
         )
     return jsonify(outcome=outcome)
-
-
-def _body() -> bytes:
-    if (request.content_length or 0) > LARGEST_BODY:
-        abort(413, f"A delivery has at most {LARGEST_BODY} bytes.")
-    if request.content_length is not None:
-        return request.get_data()
-    # Chunked: its length is known when it has been read.
-    body = request.stream.read(LARGEST_BODY + 1)
-    if len(body) > LARGEST_BODY:
-        abort(413, f"A delivery has at most {LARGEST_BODY} bytes.")
-    return body
 
 
 def _handle(state: State, provider: str, event: WebhookEvent) -> str:

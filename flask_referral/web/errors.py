@@ -156,6 +156,7 @@ def _logged() -> str:
         return gettext(sentence)
     except Exception:
         # The host's choice of a language may need what has just failed, or be it.
+        current_app.logger.exception("The language of this answer could not be found out")
         return sentence
 
 

@@ -45,6 +45,8 @@ def create_blueprint() -> Blueprint:
     blueprint = Blueprint("referral_pages", __name__)
     blueprint.get("/")(page)
     blueprint.post("/code")(change_code)
+    # Whoever follows a link of the page that a refused form was answered with, or loads it again.
+    blueprint.get("/code", endpoint="after_refusal")(back)
     blueprint.get("/qr.svg")(qr)
     blueprint.get("/assets/<version>/<name>")(asset)
     return blueprint
@@ -102,7 +104,8 @@ def _choose(state: State, user_id: t.Any) -> None:
     database.in_one_commit(
         state,
         lambda db: vanity.choose(db, state.models, state.settings, user_id, text, checker),
-        functools.partial(vanity.announce, user_id),
+        vanity.announce,
+        locks=True,
     )
 
 
@@ -110,11 +113,19 @@ def _rotate(state: State, user_id: t.Any) -> None:
     database.in_one_commit(
         state,
         lambda db: vanity.rotate(db, state.models, user_id),
-        functools.partial(vanity.announce, user_id),
+        vanity.announce,
+        locks=True,
     )
 
 
 _ACTIONS = {"make": _make, "choose": _choose, "rotate": _rotate}
+
+
+def back() -> ResponseReturnValue:
+    """Lead to the page, with the period or the place in the list that was asked for."""
+    # No others: url_for takes some for its own, such as _scheme.
+    asked = {name: request.args[name] for name in ("days", "before") if name in request.args}
+    return redirect(url_for(".page", _external=False, **asked))
 
 
 def qr() -> ResponseReturnValue:
