@@ -30,9 +30,9 @@ from .errors import UnknownUser
 from .results import AttributionReason
 from .settings import Settings
 
-#: What a eligibility.refusal is kept as, in ``referral_events``: one for each user, the last.
+#: What a refusal is kept as, in ``referral_events``: one for each user, the last.
 KIND = "attribution"
-_KEPT = (AttributionReason.circular, AttributionReason.refused)
+_KEPT = (AttributionReason.circular, AttributionReason.disabled, AttributionReason.refused)
 
 #: Takes the keys of the new user and of the referrer, and the code; False refuses.
 AttributionCheck = t.Callable[[t.Any, t.Any, str], bool]
@@ -65,7 +65,8 @@ def attribute(
 ) -> Outcome:
     """Bind a visit, or a typed code, to a user. At most two statements unless others race.
 
-    A circle, and what ``check`` refuses, is kept in ``referral_events``.
+    A circle, a code that is switched off, and what ``check`` refuses, are kept in
+    ``referral_events``.
 
     :param user_id: the user's key; the row must be in the database already.
     :param touch: what the visitor's browser remembers, or None.
@@ -176,6 +177,11 @@ def reattribute(
         raise AttributionRefused(
             f"The code {code!r} is of somebody whom this user referred; two users do not refer "
             "each other."
+        )
+    if found.is_disabled:
+        raise AttributionRefused(
+            f"The code {code!r} is switched off; flask referral codes enable {found.owner_id} "
+            "switches it on again."
         )
     before = found.bound.referral_code if found.bound is not None else None
     if before == found.owner_code:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from . import codes
+from . import disabled
 from . import signals
 from . import sources
 from .clock import as_utc
@@ -136,7 +137,8 @@ def record(
     ``lock_timeout`` is that afterwards. SQLite waits as long as the host's own connection does.
 
     :param secret: the application's secret; the ids of clicks are derived from it.
-    :return: the visit's row, or None for an unknown code and for the referrer's own visit.
+    :return: the visit's row, or None for an unknown code, for one that is switched off, and for the
+        referrer's own visit.
     """
     values = {
         "click": derive_id(visit, secret, settings),
@@ -153,7 +155,7 @@ def record(
     if row is None and db.dialect.name == "sqlite":
         row = _known(db, models, **values).first()
     if row is None:
-        # Nobody's code, or the referrer's own visit.
+        # Nobody's code, one that is switched off, or the referrer's own visit.
         return None
     created = row.clicked_at is not None
     # Without both another request of the visitor's stored it at this very moment.
@@ -170,12 +172,15 @@ def announce(recorded: Recorded | None, session: Session | None) -> None:
 
 
 def is_known(db: sql.Connection, models: Models, code: str, visitor_id: t.Any = None) -> bool:
-    """Whether a code exists and belongs to somebody else than the visitor. One statement."""
+    """Whether a code counts, and belongs to somebody else than the visitor. One statement."""
     return owner_of(db, models, code, visitor_id) is not None
 
 
 def owner_of(db: sql.Connection, models: Models, code: str, visitor_id: t.Any = None) -> t.Any:
-    """Return whose a code is; None for nobody's and for the visitor's own. One statement."""
+    """Return whose a code is; None for nobody's, the visitor's own and one that is switched off.
+
+    One statement.
+    """
     return _owner(db, models, code=code, visitor=visitor_id).scalar()
 
 
@@ -354,9 +359,13 @@ def _seen(models: Models, clicked_at: sa.ColumnElement[t.Any]) -> sa.Executable:
 
 
 def _owned(models: Models, *columns: sa.ColumnElement[t.Any]) -> sa.Select[t.Any]:
-    """Select from the row of a code, which must not be the visitor's own."""
+    """Select from the row of a code, which must not be the visitor's own, nor switched off."""
     code = models.ReferralCode.__table__.c
-    return sa.select(*columns).where(codes.leads_to(models), _is_others(code.user_id))
+    return sa.select(*columns).where(
+        codes.leads_to(models),
+        _is_others(code.user_id),
+        ~disabled.is_disabled(models, code.user_id),
+    )
 
 
 def _is_others(user_id: sa.ColumnElement[t.Any]) -> sa.ColumnElement[bool]:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from . import clicks
 from . import codes
+from . import disabled
 from .clicks import Click
 from .clicks import Touch
 from .clock import as_utc
@@ -59,6 +60,8 @@ class Found(t.NamedTuple):
     owner_id: t.Any
     #: The owner's generated code, which clicks refer to.
     owner_code: str | None
+    #: Whether it is switched off.
+    is_disabled: bool
     #: Of the visit's click; None where it is no more.
     click_code: str | None
     #: When it was bound, also where that account is gone.
@@ -86,6 +89,8 @@ def refusal(
         return AttributionReason.self_referral
     if found.is_circular:
         return AttributionReason.circular
+    if found.is_disabled:
+        return AttributionReason.disabled
     window = dt.timedelta(seconds=settings.cookie_max_age)
     by_visit = touch is not None and code is None
     clicked_at = found.clicked_at and as_utc(found.clicked_at)
@@ -178,6 +183,7 @@ def _looking_up(created_name: str | None) -> sql.Statement:
             created if created is not None else sa.null(),
             owner.c.user_id,
             owner.c.code,
+            disabled.is_disabled(models, owner.c.user_id),
             seen.c.referral_code,
             seen.c.bound_at,
             seen.c.clicked_at,

@@ -20,6 +20,7 @@ from . import attribution
 from . import cli
 from . import clock
 from . import codes
+from . import disabled
 from . import eligibility
 from . import leaderboard
 from . import referrals
@@ -303,6 +304,36 @@ class Referral:
         given = vanity.rotate(state.models.connection(session), state.models, user_id)
         vanity.announce(given, session)
         return given.code
+
+    def disable(self, user: t.Any, *, reason: str) -> bool:
+        """Switch a user's code off: links lead on without being counted, and nobody is bound.
+
+        What people whom the user referred buy from now on earns nothing (``disabled``), for the
+        payments of that time also later. What was earned stays. Flushes, never commits.
+
+        :param user: a user object or a user id.
+        :param reason: why, for operators; 1 to 500 characters. Of a user who is disabled already
+            it takes the place of the one before.
+        :return: whether the code was on.
+        :raises ReferralError: where ``reason`` is empty or too long.
+        :raises UnknownUser: where there is no such user.
+        """
+        state = self.state
+        user_id = identity.user_id(state, user)
+        db = state.models.connection(_flushed_session(state))
+        return disabled.disable(db, state.models, user_id, reason, clock.now())
+
+    def enable(self, user: t.Any) -> bool:
+        """Switch a user's code on again. Flushes, never commits.
+
+        :param user: a user object or a user id.
+        :return: whether the code was off.
+        :raises UnknownUser: where there is no such user.
+        """
+        state = self.state
+        user_id = identity.user_id(state, user)
+        db = state.models.connection(_flushed_session(state))
+        return disabled.enable(db, state.models, user_id)
 
     def link_for(self, user: t.Any) -> str:
         """Return the user's share link, an absolute URL; a code is made if there was none.

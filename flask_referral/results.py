@@ -71,6 +71,8 @@ class AttributionReason(enum.StrEnum):
     #: The account is older than the visit (with a typed code, older than the window), has no date
     #: where others have one, or paid before.
     existing_account = enum.auto()
+    #: The referrer's code is switched off; see :meth:`flask_referral.Referral.disable`.
+    disabled = enum.auto()
     #: By the function of ``@referral.attribution_check``.
     refused = enum.auto()
 
@@ -105,6 +107,8 @@ class ConversionReason(enum.StrEnum):
     #: The bonus is 0 cents, or the payment is below ``REFERRAL_MIN_PAYMENT_CENTS``; nothing is
     #: stored.
     no_bonus = enum.auto()
+    #: The referrer's code is switched off; nothing is stored.
+    disabled = enum.auto()
 
 
 class ReversalReason(enum.StrEnum):

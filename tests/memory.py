@@ -21,6 +21,7 @@ TABLES = {
     "referral_conversions",
     "referral_daily",
     "referral_daily_sources",
+    "referral_disabled",
     "referral_events",
     "referral_issued_codes",
     "referral_rewards",

@@ -19,17 +19,18 @@ FLOORS = (
     ("payments", "rls", "upkeep"),
     (
         *("codes", "clicks", "attribution", "eligibility", "conversions", "wallet"),
-        *("stats", "referrals", "leaderboard", "vanity", "host", "schema"),
+        *("stats", "referrals", "leaderboard", "vanity", "disabled"),
+        *("host", "schema"),
     ),
     (
         *("settings", "errors", "results", "signals", "clock", "currency", "spelling", "sources"),
-        "chart",
+        *("chart", "texts"),
         *("reserved", "words", "db"),
     ),
 )
 STATIONS = {
     *("codes", "clicks", "attribution", "eligibility", "conversions", "wallet"),
-    *("stats", "referrals", "leaderboard", "vanity"),
+    *("stats", "referrals", "leaderboard", "vanity", "disabled"),
 }
 #: Rooms that import less than their floor would let them.
 NARROW: dict[str, set[str]] = {
@@ -41,6 +42,7 @@ NARROW: dict[str, set[str]] = {
     "spelling": set(),
     "reserved": set(),
     "sources": {"spelling"},
+    "texts": {"errors"},
     "signals": set(),
     "settings": {"errors", "spelling"},
     "results": {"errors", "db"},

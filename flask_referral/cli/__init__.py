@@ -7,6 +7,7 @@ from .clicks import purge
 from .clicks import rollup
 from .codes import backfill
 from .codes import code
+from .codes import codes
 from .conversions import convert
 from .conversions import mature
 from .conversions import release
@@ -27,6 +28,7 @@ __all__ = ["referral"]
 referral.add_command(init)
 referral.add_command(db)
 referral.add_command(code)
+referral.add_command(codes)
 referral.add_command(backfill)
 referral.add_command(reattribute)
 referral.add_command(doctor)

@@ -12,7 +12,9 @@ from .. import clock
 from .. import codes
 from ..errors import AttributionRefused
 from ..host import identity
+from ..upkeep import acts
 from .group import json_option
+from .group import operated
 from .group import report
 from .group import state
 from .group import yes_option
@@ -21,10 +23,11 @@ from .group import yes_option
 @click.command()
 @click.argument("user")
 @click.argument("code")
+@operated()
 @yes_option
 @json_option
 @with_appcontext
-def reattribute(user: str, code: str, yes: bool, as_json: bool) -> None:
+def reattribute(user: str, code: str, by: acts.Operator, yes: bool, as_json: bool) -> None:
     """Bind USER to another referrer's CODE."""
     current = state()
     user_id = identity.convert_key(current.models.user_key, user)
@@ -33,9 +36,21 @@ def reattribute(user: str, code: str, yes: bool, as_json: bool) -> None:
         raise AttributionRefused(f"{code!r} is no referral code; pass it as it was given out.")
     if not yes and sys.stdin.isatty():
         click.confirm(f"Bind user {user_id} to {normalized}?", abort=True, err=True)
-    session = current.db.session()
+    session, now = current.db.session(), clock.now()
+    connection = current.models.connection(session)
     before, outcome = attribution.reattribute(
-        current.models.connection(session), current.models, user_id, normalized, now=clock.now()
+        connection, current.models, user_id, normalized, now=now
+    )
+    acts.record(
+        connection,
+        current.models,
+        by,
+        acts.Act.reattribute,
+        now=now,
+        user_id=user_id,
+        reference=normalized,
+        before={"code": before},
+        after={"code": normalized},
     )
     attribution.announce(outcome, session)
     session.commit()

@@ -24,10 +24,13 @@ from ..errors import WalletRefused
 from ..host.identity import user_id
 from ..results import ConversionReason
 from ..results import ReversalReason
+from ..upkeep import acts
+from ..upkeep import review
 from . import batches
 from .batches import plural
 from .group import confirm
 from .group import json_option
+from .group import operated
 from .group import report
 from .group import state
 from .group import yes_option
@@ -40,6 +43,7 @@ _CONVERTED = {
     ConversionReason.already_converted: "This payment was handled before, or the user has no "
     "further payment that may earn; nothing was changed.",
     ConversionReason.not_referred: "Nobody referred this user; nothing was stored.",
+    ConversionReason.disabled: "The referrer's code is switched off; nothing was stored.",
     ConversionReason.no_bonus: "The bonus is 0 cents, or the payment is below "
     "REFERRAL_MIN_PAYMENT_CENTS; nothing was stored.",
 }
@@ -79,6 +83,7 @@ def _moment(
 @click.option("--paid-cents", type=int, help="What was paid, in the minor unit of its currency.")
 @click.option("--currency", help="Its three letters.  [default: REFERRAL_CURRENCY]")
 @click.option("--bonus-cents", type=int, help="The referrer's bonus, instead of the usual one.")
+@operated()
 @json_option
 @with_appcontext
 def convert(
@@ -89,6 +94,7 @@ def convert(
     paid_cents: int | None,
     currency: str | None,
     bonus_cents: int | None,
+    by: acts.Operator,
     as_json: bool,
 ) -> None:
     """Record a payment of USER (an id) for MEMBERSHIP and credit the referrer.
@@ -108,14 +114,12 @@ def convert(
     )
     tx = _begin()
     codes.require_user(tx.db, current.models, key)
-    outcome = conversion.convert(
-        tx,
-        key,
-        payment,
-        policy=current.reward_policy,
-        bonus_cents=bonus_cents,
-        now=clock.now(),
-    )
+    now, policy = clock.now(), current.reward_policy
+    outcome = conversion.convert(tx, key, payment, policy=policy, bonus_cents=bonus_cents, now=now)
+    if outcome.created:
+        for row in outcome.rewards:
+            act = acts.Act.convert
+            acts.record_reward(tx.db, current.models, by, act, now=now, before=None, after=row)
     tx.session.commit()
     first = _told(outcome.rewards[0]) if outcome.rewards else {}
     text = _CONVERTED[outcome.reason].format(
@@ -137,22 +141,22 @@ def convert(
 
 @click.command()
 @click.argument("membership")
-@click.option("--reason", default="by an operator", show_default=True, help="For the record.")
 @payment_option
 @provider_option
 @click.option("--refund-id", help="The provider's id of the refund.  [default: the payment's]")
 @click.option(
     "--amount-cents", type=int, help="How much of the bonus.  [default: all that is left]"
 )
+@operated()
 @json_option
 @with_appcontext
 def reverse(
     membership: str,
-    reason: str,
     payment_id: str | None,
     provider: str,
     refund_id: str | None,
     amount_cents: int | None,
+    by: acts.Operator,
     as_json: bool,
 ) -> None:
     """Take the bonus of MEMBERSHIP back, once for each refund id.
@@ -160,10 +164,10 @@ def reverse(
     That is the bonus of its payment that qualified, unless you name another payment.
     """
     tx = _begin()
-    outcome = reversals.refund(
+    outcome = review.take_back(
         tx,
+        by,
         membership,
-        reason=reason,
         payment_id=payment_id,
         provider=provider,
         refund_id=refund_id,
@@ -222,12 +226,13 @@ def mature(now: dt.datetime | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("reward")
+@operated()
 @json_option
 @with_appcontext
-def release(reward: str, as_json: bool) -> None:
+def release(reward: str, by: acts.Operator, as_json: bool) -> None:
     """Let the held REWARD (an id) go: credited now, or when its hold is over."""
     tx = _begin()
-    row = maturity.release(tx, _reward_id(reward), clock.now())
+    row = review.release(tx, by, _reward_id(reward), clock.now())
     tx.session.commit()
     data = _told(row)
     is_paid = row.status is RewardStatus.credited
@@ -237,15 +242,16 @@ def release(reward: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("reward")
+@operated()
 @yes_option
 @json_option
 @with_appcontext
-def void(reward: str, yes: bool, as_json: bool) -> None:
+def void(reward: str, by: acts.Operator, yes: bool, as_json: bool) -> None:
     """Give the held or pending REWARD (an id) up, for good."""
     key = _reward_id(reward)
     confirm(f"Give reward {key} up, for good?", yes)
     tx = _begin()
-    outcome = maturity.void(tx, key, clock.now())
+    outcome = review.void(tx, by, key, clock.now())
     tx.session.commit()
     data = {"reason": outcome.reason, **_told(outcome.rows[0])}
     report(as_json, data, _reversed(outcome))

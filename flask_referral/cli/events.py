@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from flask import current_app
 from flask.cli import AppGroup
 
+from .. import clock
 from ..clock import as_utc
 from ..db import failures
 from ..db import qualified
@@ -22,10 +23,12 @@ from ..payments.known import DELIVERY
 from ..payments.retries import FAILED
 from ..payments.retries import Wanted
 from ..results import ConversionReason
+from ..upkeep import acts
 from . import batches
 from .batches import plural
 from .group import confirm
 from .group import json_option
+from .group import operated
 from .group import report
 from .group import state
 from .group import yes_option
@@ -107,6 +110,7 @@ def show(event: str, provider: str | None, as_json: bool) -> None:
 @click.option("--all", "all_", is_flag=True, help="All that wait and may end differently now.")
 @outcome_option
 @provider_option
+@operated()
 @yes_option
 @json_option
 def retry(
@@ -114,6 +118,7 @@ def retry(
     all_: bool,
     outcome: str | None,
     provider: str | None,
+    by: acts.Operator,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -121,6 +126,7 @@ def retry(
 
     Each is a transaction of its own and pays once, whatever runs at the same time. A purchase
     whose buyer is still referred by nobody is left out of --all. Run it from cron with --yes.
+    What is named is kept as an act of yours.
     """
     if bool(named) is all_:
         raise click.UsageError("Name one EVENT or more, or give --all.")
@@ -146,7 +152,7 @@ def retry(
     outcomes = collections.Counter(
         batches.run(
             session,
-            (_once_more(row, failed) for row in rows),
+            (_once_more(row, failed, by if named else None) for row in rows),
             label="Retrying",
             length=length,
             size=lambda outcome: 1,
@@ -170,10 +176,20 @@ def retry(
         )
 
 
-def _once_more(row: t.Any, failed: list[str]) -> str:
+def _once_more(row: t.Any, failed: list[str], by: acts.Operator | None) -> str:
     current = state()
     try:
-        return retries.once_more(current, row)
+        outcome = retries.once_more(current, row)
+        if by is not None:
+            acts.record_retry(
+                current.models.connection(current.db.session()),
+                current.models,
+                by,
+                row,
+                outcome,
+                now=clock.now(),
+            )
+        return outcome
     except Exception as error:
         current.db.session.rollback()
         if isinstance(error, sa.exc.SQLAlchemyError) and not failures.is_contended(error):

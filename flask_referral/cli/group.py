@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import getpass
 import json
+import os
 import typing as t
 
 import click
@@ -14,6 +17,7 @@ from flask.cli import ScriptInfo
 from ..db.failures import explain
 from ..errors import ReferralError
 from ..host.state import current_state
+from ..upkeep import acts
 from .terminal import printable
 
 
@@ -36,6 +40,44 @@ referral = ReferralGroup("referral", help="Referral codes, migrations and operat
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def operated(default: str | None = "by an operator") -> t.Callable[[t.Any], t.Any]:
+    """Give a command ``by``: who runs it and why, for the record.
+
+    :param default: the reason where none is given; None: one has to be given.
+    """
+
+    def decorate(function: t.Any) -> t.Any:
+        @click.option(
+            "--reason",
+            default=default,
+            required=default is None,
+            show_default=True,
+            help="For the record.",
+        )
+        @click.option(
+            "--by",
+            "name",
+            default=_login_name,
+            show_default="who is logged in here",
+            help="Who decided it, for the record.",
+        )
+        @functools.wraps(function)
+        def command(*args: t.Any, reason: str, name: str, **options: t.Any) -> t.Any:
+            return function(*args, by=acts.operator(name, reason), **options)
+
+        return command
+
+    return decorate
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        # A container may run as a number that has no name.
+        return f"uid {os.getuid()}"
 
 
 #: Returns the current application's state.

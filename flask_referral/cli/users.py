@@ -12,6 +12,7 @@ from ..host.identity import convert_key
 from ..results import Stats
 from ..sources import CODE
 from ..sources import OTHER
+from ..upkeep import acts
 from ..upkeep import personal
 from ..web import reports
 from ..web.links import share_link
@@ -19,6 +20,7 @@ from . import batches
 from .batches import plural
 from .group import confirm
 from .group import json_option
+from .group import operated
 from .group import report
 from .group import state
 from .group import yes_option
@@ -79,10 +81,11 @@ def export(user: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("user")
+@operated()
 @yes_option
 @json_option
 @with_appcontext
-def erase(user: str, yes: bool, as_json: bool) -> None:
+def erase(user: str, by: acts.Operator, yes: bool, as_json: bool) -> None:
     """Remove the code of USER (an id), its clicks, and personal data of USER's own visits.
 
     Deliveries of USER's purchases that wait to be handled once more are forgotten.
@@ -93,8 +96,18 @@ def erase(user: str, yes: bool, as_json: bool) -> None:
     current = state()
     key = convert_key(current.models.user_key, user)
     confirm(f"Erase the code, clicks and visits of user {key}? This cannot be undone.", yes)
+    now = clock.now()
     with batches.connection() as connection:
-        erased = personal.erase(connection, current.models, key, clock.now())
+        erased = personal.erase(connection, current.models, key, now)
+        acts.record(
+            connection,
+            current.models,
+            by,
+            acts.Act.erase,
+            now=now,
+            user_id=key,
+            after=erased._asdict(),
+        )
         connection.commit()
     text = (
         f"{_CODES[erased.code]}; {plural(erased.clicks, 'click')} deleted, "

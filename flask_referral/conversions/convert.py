@@ -156,6 +156,8 @@ def _refusal(tx: Transaction, look: Look, purchase: Purchase) -> Outcome | None:
         return _known(tx, look, purchase)
     if look.referrer_id is None:
         return Outcome(ConversionReason.not_referred, is_user=look.user_id is not None)
+    if look.is_disabled:
+        return Outcome(ConversionReason.disabled)
     limit = tx.settings.renewals
     if limit is not None and purchase.number > limit + 1:
         return _already(look)

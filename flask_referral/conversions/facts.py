@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from ..clock import as_utc
 from ..db import sql
 from ..db.models import Models
-from .payment import cleaned_text
+from ..texts import cleaned_text
 from .rewards import Row
 from .transaction import Transaction
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import decimal
 import math
-import re
 import typing as t
 
 from ..currency import checked_currency
 from ..currency import to_units
 from ..errors import ReferralError
+from ..texts import cleaned_text
 
 #: The provider of the host's own calls.
 HOST = "host"
@@ -22,8 +22,6 @@ LONGEST_ID = 255
 _DEEPEST = 32
 # Of whole numbers; what a double holds, as JSON's readers expect.
 _LARGEST = 10**308
-# NUL and lone surrogates, which JSON allows and databases refuse.
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,11 +111,6 @@ def checked_cents(value: t.Any, what: str, *, least: int, most: int = MOST_CENTS
             f"{most}."
         )
     return int(value)
-
-
-def cleaned_text(text: str) -> str:
-    """Return a text without what databases refuse: NUL and lone surrogates."""
-    return _UNSTORABLE.sub("", text)
 
 
 def checked_metadata(value: t.Any) -> dict[str, t.Any]:

@@ -49,6 +49,8 @@ class Outcome:
     cents: int = 0
     shortfall_cents: int = 0
     rows: list[Row] = dataclasses.field(default_factory=list)
+    #: The same as they were before; none where nothing was looked at.
+    before: t.Sequence[Row] = ()
 
 
 def refund(
@@ -158,6 +160,7 @@ def reconcile(tx: Transaction, rows: t.Sequence[Row]) -> Outcome:
         max(0, changes[0].cents) if is_told else 0,
         changes[0].row.shortfall_cents if is_told else 0,
         [change.row for change in changes],
+        rows,
     )
 
 

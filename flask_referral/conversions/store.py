@@ -9,6 +9,7 @@ import uuid
 
 import sqlalchemy as sa
 
+from .. import disabled
 from .. import wallet
 from ..clock import as_utc
 from ..clock import SKEW
@@ -30,6 +31,8 @@ class Look:
 
     referrer_id: t.Any
     code: str | None
+    #: Whether the referrer's code is switched off.
+    is_disabled: bool
     may_lock_rows: bool
     #: The user's key, as the user table returns it; None where there is no such user.
     user_id: t.Any
@@ -59,6 +62,7 @@ def look_up(tx: Transaction, referred_id: t.Any, payment: Payment) -> Look:
     return Look(
         referrer_id=row.referrer_user_id,
         code=row.referral_code,
+        is_disabled=bool(row.is_disabled),
         may_lock_rows=bool(row.may_lock_rows),
         user_id=row.user_id,
         conversion=conversion,
@@ -230,6 +234,7 @@ def _look(models: Models, dialect: str) -> sa.Select[t.Any]:
             click.c.bound_at,
             click.c.id.label("click_id"),
             click.c.source,
+            disabled.is_disabled(models, click.c.referrer_user_id).label("is_disabled"),
             wallet.lockable(models, dialect).label("may_lock_rows"),
             sa.select(models.user_key)
             .where(models.user_key == user)

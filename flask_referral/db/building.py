@@ -16,6 +16,7 @@ from .models import ReferralCodeMixin
 from .models import ReferralConversionMixin
 from .models import ReferralDailyMixin
 from .models import ReferralDailySourceMixin
+from .models import ReferralDisabledMixin
 from .models import ReferralEventMixin
 from .models import ReferralIssuedCodeMixin
 from .models import ReferralRewardMixin
@@ -78,6 +79,7 @@ def build_models(db: SQLAlchemy, user_model: t.Any) -> Models:
         ReferralDaily=build("ReferralDaily", ReferralDailyMixin),
         ReferralDailySource=build("ReferralDailySource", ReferralDailySourceMixin),
         ReferralIssuedCode=build("ReferralIssuedCode", ReferralIssuedCodeMixin),
+        ReferralDisabled=build("ReferralDisabled", ReferralDisabledMixin),
         user_key=key,
         version_table=_version(metadata),
     )

@@ -31,9 +31,9 @@ from .plain import plain
 VERSION_TABLE = "referral_alembic_version"
 #: What keeps a reward from being paid twice; an index on the host's wallet table.
 WALLET_INDEX = "idx_wallet_transactions_referral_bonus_unique"
-#: What does in SQLite what the foreign keys say, where the host has not switched them on; a
-#: trigger on the host's user table.
-USERS_TRIGGER = "referral_users_deleted"
+#: What does in SQLite what the foreign keys say, where the host has not switched them on: triggers
+#: on the host's user table.
+USERS_TRIGGERS = ("referral_users_deleted", "referral_users_deleted_disabled")
 
 
 class RewardStatus(enum.StrEnum):
@@ -257,6 +257,7 @@ class ReferralCodeMixin(Mixin):
     def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
         yield _index("idx_referral_codes_user_id", "user_id", unique=True)
         yield _index("idx_referral_codes_code", "code", unique=True)
+        yield _index("idx_referral_codes_created_at", "created_at", "id")
 
 
 class ReferralClickMixin(Mixin):
@@ -314,6 +315,7 @@ class ReferralClickMixin(Mixin):
         yield _index(
             "idx_referral_clicks_referrals", "referrer_user_id", "bound_at", "id", **signed_up
         )
+        yield _index("idx_referral_clicks_bound_at", "bound_at", "id", **signed_up)
         # Statistics by source read these alone; what came directly is in neither.
         yield _index(
             "idx_referral_clicks_sources",
@@ -426,6 +428,8 @@ class ReferralRewardMixin(Mixin):
         yield _index("idx_referral_rewards_click_id", "click_id")
         yield _index("idx_referral_rewards_conversion_id", "conversion_id")
         yield _index("idx_referral_rewards_membership_id", "membership_id")
+        yield _index("idx_referral_rewards_created_at", "created_at", "id")
+        yield _index("idx_referral_rewards_status", "status", "created_at", "id")
         # What "mature" looks for, and what the next credits pay off: few rows each.
         yield _index(
             "idx_referral_rewards_available_at", "available_at", **where("status = 'pending'")
@@ -440,7 +444,8 @@ class ReferralEventMixin(Mixin):
     __key__ = ("provider", "kind", "event_id")
 
     provider: Mapped[str] = _text()
-    #: an :class:`~flask_referral.conversions.facts.Kind`, or ``delivery``
+    #: an :class:`~flask_referral.conversions.facts.Kind`, ``delivery``, ``attribution`` (what was
+    #: refused) or ``operator`` (an act)
     kind: Mapped[str] = _text()
     #: what tells it apart within its kind
     event_id: Mapped[str] = _text()
@@ -458,9 +463,11 @@ class ReferralEventMixin(Mixin):
     occurred_at: Mapped[dt.datetime | None] = _moment()
     #: UTC
     received_at: Mapped[dt.datetime] = _moment(default=True)
-    #: of a delivery that waits: its buyer, where that is a user; it goes with the account
+    #: of a delivery that waits: its buyer, where that is a user; of an act: whom it concerns; the
+    #: row goes with the account
     user_id: Mapped[t.Any | None] = _user("CASCADE", nullable=True)
-    #: of a delivery that waits: what it takes to handle it once more; None: it waits for nothing
+    #: of a delivery that waits: what it takes to handle it once more; None: it waits for nothing;
+    #: of an act: who did it, and what was before and after
     details: Mapped[dict[str, t.Any] | None] = _json("details")
 
     @classmethod
@@ -471,6 +478,10 @@ class ReferralEventMixin(Mixin):
         waits = where("details IS NOT NULL")
         yield _index("idx_referral_events_waiting", "received_at", "provider", "event_id", **waits)
         yield _index("idx_referral_events_user_id", "user_id", **where("user_id IS NOT NULL"))
+        for name, kind in (("deliveries", "delivery"), ("operators", "operator")):
+            columns = ("received_at", "provider", "event_id")
+            of_kind = where(f"kind = '{kind}'")
+            yield _index(f"idx_referral_events_{name}", *columns, **of_kind)
 
 
 class ReferralDailyMixin(Mixin):
@@ -531,6 +542,19 @@ class ReferralIssuedCodeMixin(Mixin):
         yield _index("idx_referral_issued_codes_user_id", "user_id")
 
 
+class ReferralDisabledMixin(Mixin):
+    """A user whose code an operator has switched off (table ``referral_disabled``)."""
+
+    __tablename__ = "referral_disabled"
+    __key__ = ("user_id",)
+
+    user_id: Mapped[t.Any] = _user("CASCADE")
+    #: why; for operators
+    reason: Mapped[str] = _text()
+    #: UTC
+    since: Mapped[dt.datetime] = _moment(default=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Models:
     """The mapped classes in one host's metadata."""
@@ -543,6 +567,7 @@ class Models:
     ReferralDaily: type[ReferralDailyMixin]
     ReferralDailySource: type[ReferralDailySourceMixin]
     ReferralIssuedCode: type[ReferralIssuedCodeMixin]
+    ReferralDisabled: type[ReferralDisabledMixin]
     #: The key of the host's user table.
     user_key: sa.Column[t.Any]
     version_table: sa.Table
@@ -579,6 +604,7 @@ class Models:
             self.ReferralDaily,
             self.ReferralDailySource,
             self.ReferralIssuedCode,
+            self.ReferralDisabled,
         )
 
     def bind(self, session: Session) -> sa.Engine | sa.Connection:

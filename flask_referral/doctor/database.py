@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from .. import schema
 from ..db import qualified
 from ..db.failures import is_away
-from ..db.models import USERS_TRIGGER
+from ..db.models import USERS_TRIGGERS
 from ..errors import SchemaDiffers
 from .findings import Check
 from .findings import counted
@@ -146,22 +146,28 @@ def deleted_users(patient: Patient) -> t.Iterator[Finding]:
             f"SELECT 1 FROM {schema_name}.sqlite_master "
             "WHERE type = 'trigger' AND name = :name AND tbl_name = :table"
         )
-        names = {"name": USERS_TRIGGER, "table": users.name}
-        has_trigger = connection.execute(triggers, names).first() is not None
+        missing = [
+            name
+            for name in USERS_TRIGGERS
+            if connection.execute(triggers, {"name": name, "table": users.name}).first() is None
+        ]
         has_foreign_keys = bool(connection.exec_driver_sql("PRAGMA foreign_keys").scalar())
-    if not has_trigger:
+    for name in missing:
         yield fault(
-            f"The trigger {USERS_TRIGGER} on {users.fullname!r} is missing, as after a table was "
-            "built anew: where foreign keys are off, a new user with a deleted one's key inherits "
-            "code and referrer.",
+            f"The trigger {name} on {users.fullname!r} is missing, as after a table was built "
+            "anew: where foreign keys are off, a new user with a deleted one's key inherits what "
+            "that one left.",
             "Make it again: in a new database, after flask referral db upgrade, SELECT sql FROM "
-            f"sqlite_master WHERE name = '{USERS_TRIGGER}' shows its statement.",
+            f"sqlite_master WHERE name = '{name}' shows its statement.",
         )
-    elif not has_foreign_keys:
+    if missing:
+        return
+    if not has_foreign_keys:
         yield ok(
-            "Foreign keys are switched off; what they say of deleted users is done by the trigger "
-            f"{USERS_TRIGGER}. Run PRAGMA foreign_keys = ON on each new connection (SQLAlchemy's "
-            "documentation of SQLite shows how), and a table that is built anew loses nothing."
+            "Foreign keys are switched off; what they say of deleted users is done by the triggers "
+            f"{' and '.join(USERS_TRIGGERS)}. Run PRAGMA foreign_keys = ON on each new connection "
+            "(SQLAlchemy's documentation of SQLite shows how), and a table that is built anew "
+            "loses nothing."
         )
 
 

@@ -22,9 +22,9 @@ import uuid
 
 from ..clock import as_utc
 from ..conversions.payment import checked_metadata
-from ..conversions.payment import cleaned_text
 from ..conversions.payment import is_id
 from ..errors import ReferralError
+from ..texts import cleaned_text
 from .events import WebhookEvent
 
 JSON = dict[str, t.Any]

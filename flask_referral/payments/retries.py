@@ -165,11 +165,12 @@ def _candidates(tx: Transaction, user_id: t.Any) -> t.Iterator[t.Any]:
     event = tx.models.ReferralEvent.__table__
     at = days.column(event.c.received_at, tx.db.dialect.name)
     window = dt.timedelta(seconds=tx.settings.cookie_max_age)
-    own = sa.select(event).where(event.c.user_id == user_id, event.c.details.is_not(None))
+    is_delivery, waits = event.c.kind == DELIVERY, event.c.details.is_not(None)
+    own = sa.select(event).where(event.c.user_id == user_id, is_delivery, waits)
     unknown = (
         sa.select(event)
         .where(
-            event.c.details.is_not(None),
+            waits,
             event.c.outcome == Outcome.unknown_user,
             event.c.received_at >= clock.now() - window,
         )

@@ -41,7 +41,7 @@ READABLE = {
 }
 USER_TABLES = tuple(READABLE)
 #: What the application works on; users have nothing on those that are not in USER_TABLES.
-SERVICE_TABLES = (*USER_TABLES, "referral_events")
+SERVICE_TABLES = (*USER_TABLES, "referral_events", "referral_disabled")
 #: On each of SERVICE_TABLES: all rows for the application's login.
 SERVICE_POLICY = "referral_service"
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from ..conversions import aliases
 from ..db import qualified
+from ..payments.known import DELIVERY
 from ..results import ConversionReason
 
 if t.TYPE_CHECKING:
@@ -44,7 +45,8 @@ def forget_user(connection: sa.Connection, models: Models, user_id: t.Any) -> in
         event.c.details["user"].as_string() == str(user_id),
         is_paid_by,
     )
-    forget = sa.update(event).where(event.c.details.is_not(None), is_own)
+    waits = sa.and_(event.c.details.is_not(None), event.c.kind == DELIVERY)
+    forget = sa.update(event).where(waits, is_own)
     return qualified.execute(connection, forget.values(_NOTHING)).rowcount
 
 
@@ -88,6 +90,7 @@ def _is_old(models: Models, now: dt.datetime, window: dt.timedelta) -> sa.Column
     is_bound = sa.exists().where(click.referred_user_id == event.user_id)
     return sa.and_(
         event.details.is_not(None),
+        event.kind == DELIVERY,
         sa.or_(
             event.received_at < now - KEPT_FOR,
             sa.and_(

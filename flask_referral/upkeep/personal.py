@@ -14,6 +14,7 @@ from ..clock import as_utc
 from ..conversions.facts import Kind
 from ..db import qualified
 from ..db.models import RewardRole
+from . import acts
 from . import deliveries
 from . import purge
 
@@ -58,6 +59,7 @@ def export(
     code = models.ReferralCode.__table__.c
     click = models.ReferralClick.__table__.c
     daily = models.ReferralDaily.__table__.c
+    issued, off = models.ReferralIssuedCode.__table__.c, models.ReferralDisabled.__table__.c
     daily_source = models.ReferralDailySource.__table__.c
     conversion = models.ReferralConversion.__table__.c
     reward = models.ReferralReward.__table__.c
@@ -78,6 +80,9 @@ def export(
         ~sa.exists().where(click.referral_code == code.code),
     )
     is_seen = sa.and_(code.user_id == user_id, ~is_unseen)
+    is_own_code = sa.and_(
+        issued.user_id == user_id, ~sa.exists().where(code.code == issued.code, is_unseen)
+    )
     owned = rows((code.code, code.created_at), is_seen, code.code)
     signed_up = click.bound_at.is_not(None).label("signed_up")
     visits = rows(
@@ -95,6 +100,10 @@ def export(
     return {
         "user": _plain(user_id),
         "code": owned[0] if owned else None,
+        "codes": rows(
+            (issued.code, issued.issued_at, issued.is_current), is_own_code, issued.issued_at
+        ),
+        "disabled": rows((off.since, off.reason), off.user_id == user_id, off.since),
         "clicks": visits,
         "daily": rows((daily.day, daily.clicks), daily.referrer_user_id == user_id, daily.day),
         "daily_sources": rows(
@@ -115,7 +124,15 @@ def export(
         "payments": payments,
         "events": rows(
             _without_bonuses(event),
-            sa.or_(_is_about(models, payments), event.user_id == user_id),
+            sa.or_(
+                _is_about(models, payments),
+                sa.and_(event.user_id == user_id, event.kind != acts.KIND),
+            ),
+            event.received_at,
+        ),
+        "acts": rows(
+            (event.type, event.outcome.label("reason"), event.received_at),
+            sa.and_(event.user_id == user_id, event.kind == acts.KIND),
             event.received_at,
         ),
         "wallet": _wallet_rows(rows, wallet_table, user_id),
@@ -156,7 +173,7 @@ def _is_about(models: Models, payments: list[dict[str, t.Any]]) -> sa.ColumnElem
     )
     return sa.and_(
         # Which a reviewer decides on.
-        event.kind.not_in((Kind.hold, Kind.release, Kind.void)),
+        event.kind.not_in((Kind.hold, Kind.release, Kind.void, acts.KIND)),
         sa.or_(
             sa.tuple_(event.provider, event.payment_id).in_(named[Kind.payment]),
             sa.tuple_(event.provider, event.payment_id).in_(others),
@@ -178,6 +195,9 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     paid for a second time, what is pending is credited when it is due, and a refund takes the
     bonus back. Since a conversion has to name a code of its referrer's, the code of a user with
     conversions is replaced by one that nobody has seen instead of removed.
+
+    A user whose code is switched off stays so, without the reason; so do acts of operators on the
+    user's rewards, and others about the user go.
 
     Deliveries of the user's purchases that wait to be handled once more lose what was kept of
     them: those whose buyer the user is or is named as, and those of payments and memberships
@@ -210,6 +230,7 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
     for table in summed:
         gone = sa.delete(table).where(table.c.referrer_user_id == user_id)
         sums += qualified.execute(connection, gone).rowcount
+    acts.forget_user(connection, models, user_id)
     own_clicks = purge.clear(connection, models, is_own, sa.true(), (*purge.PERSONAL, *purge.TAGS))
     if not (clicks or sums or own_clicks or code or forgotten):
         codes.require_user(connection, models, user_id)

@@ -16,8 +16,8 @@ from ..hosts import Host
 #: Enough for a plan that is bad at ten million clicks to be bad here.
 CLICKS, REFERRERS = 20_000, 2_000
 LARGE = {"referral_clicks", "referral_codes", "users"}
-#: The index on the time of all clicks, whoever's they are: upkeep alone goes by it.
-BY_TIME = "idx_referral_clicks_clicked_at"
+#: The indexes on the time of all clicks, whoever's they are: upkeep and operators go by them.
+BY_TIME = ("idx_referral_clicks_clicked_at", "idx_referral_clicks_bound_at")
 PATHS = {
     "generate, code exists",
     "generate, new code",
@@ -53,7 +53,7 @@ def read_whole(host: Host, made: History) -> dict[str, set[str]]:
     # What is not looked at cannot be found wrong.
     assert all(found.values()), found
     return {
-        name: {scan.table for scan in scans if scan.is_whole or scan.index == BY_TIME} & LARGE
+        name: {scan.table for scan in scans if scan.is_whole or scan.index in BY_TIME} & LARGE
         for name, scans in found.items()
     }
 

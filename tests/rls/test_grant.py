@@ -30,7 +30,7 @@ USER_TABLES = (
     "referral_daily",
     "referral_daily_sources",
 )
-TABLES = (*USER_TABLES, "referral_events")
+TABLES = (*USER_TABLES, "referral_events", "referral_disabled")
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
 
@@ -154,6 +154,7 @@ def test_rights_of_both_roles(cluster: Cluster, host: Host, driver: str) -> None
     cluster.host(driver=driver).cli("rls", "grant", "--user-role", user, "--service-role", service)
     assert cluster.rights(user) == {table: {"SELECT"} for table in USER_TABLES} | {
         "referral_events": set(),
+        "referral_disabled": set(),
         "referral_alembic_version": set(),
     }
     work = {"SELECT", "INSERT", "UPDATE", "DELETE"}

@@ -9,6 +9,8 @@ import typing as t
 import pytest
 import sqlalchemy as sa
 
+from flask_referral.payments.known import DELIVERY
+
 from .. import stripe
 from ..conftest import MakeHost
 from ..hosts import Host
@@ -22,7 +24,9 @@ from ..whop import payment
 def kept(host: Host) -> set[str]:
     """Return the deliveries of which something is kept."""
     event = host.referral.models.ReferralEvent.__table__.c
-    query = sa.select(event.event_id, event.user_id).where(event.details.is_not(None))
+    query = sa.select(event.event_id, event.user_id).where(
+        event.kind == DELIVERY, event.details.is_not(None)
+    )
     with host.app.app_context(), host.db.engine.connect() as connection:
         return {id for id, _ in connection.execute(query)}
 

@@ -1,0 +1,70 @@
+"""What operators decide on rewards, each act kept with who, why, before and after."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import uuid
+
+from ..conversions import maturity
+from ..conversions import reversals
+from ..conversions.reversals import Outcome
+from ..conversions.rewards import Row
+from ..conversions.transaction import Transaction
+from ..db.models import RewardStatus
+from .acts import Act
+from .acts import Operator
+from .acts import record_reward
+
+
+def release(tx: Transaction, by: Operator, reward_id: uuid.UUID, now: dt.datetime) -> Row:
+    """Let a held reward go: credited at once, or pending until its hold is over.
+
+    :raises ReferralError: where there is none, or it is not held.
+    """
+    row = maturity.release(tx, reward_id, now)
+    held = dataclasses.replace(row, status=RewardStatus.held)
+    record_reward(tx.db, tx.models, by, Act.release, now=now, before=held, after=row)
+    return row
+
+
+def void(tx: Transaction, by: Operator, reward_id: uuid.UUID, now: dt.datetime) -> Outcome:
+    """Give a held or pending reward up, for good.
+
+    :raises ReferralError: where there is none, or it was credited.
+    """
+    return _kept(tx, by, Act.void, maturity.void(tx, reward_id, now), now)
+
+
+def take_back(
+    tx: Transaction,
+    by: Operator,
+    membership_id: str,
+    *,
+    payment_id: str | None,
+    provider: str,
+    refund_id: str | None,
+    amount_cents: int | None,
+    now: dt.datetime,
+) -> Outcome:
+    """Take the rewards of a payment back, as :meth:`flask_referral.Referral.reverse` does.
+
+    :raises ReferralError: as that.
+    """
+    outcome = reversals.refund(
+        tx,
+        membership_id,
+        reason=by.reason,
+        payment_id=payment_id,
+        provider=provider,
+        refund_id=refund_id,
+        amount_cents=amount_cents,
+        now=now,
+    )
+    return _kept(tx, by, Act.reverse, outcome, now)
+
+
+def _kept(tx: Transaction, by: Operator, act: Act, outcome: Outcome, now: dt.datetime) -> Outcome:
+    for before, after in zip(outcome.before, outcome.rows, strict=False):
+        record_reward(tx.db, tx.models, by, act, now=now, before=before, after=after)
+    return outcome
