@@ -39,10 +39,10 @@ from .errors import ErrorCode
 from .errors import json_errors
 from .origin import refuse_cross_site
 from .routes import Body
+from .routes import NUMBER
 from .routes import Query
 from .routes import Route
 from .routes import Variable
-from .routes import whole_number
 
 _LONGEST_SHOWN = 64
 #: Bytes; a code is read from 2048 characters, of which JSON may escape each.
@@ -51,7 +51,8 @@ _LARGEST_BODY = 16_384
 DAYS: t.Final = Query[int](
     name="days",
     default=station.DEFAULT_DAYS,
-    read=whole_number,
+    form=NUMBER,
+    read=int,
     check=station.checked_days,
     refusal=ErrorCode.invalid_days,
     schema={"type": "integer", "minimum": 1, "maximum": station.MOST_DAYS},
@@ -60,7 +61,8 @@ DAYS: t.Final = Query[int](
 LIMIT: t.Final = Query[int](
     name="limit",
     default=people.DEFAULT_LIMIT,
-    read=whole_number,
+    form=NUMBER,
+    read=int,
     check=people.checked_limit,
     refusal=ErrorCode.invalid_limit,
     schema={"type": "integer", "minimum": 1, "maximum": people.MOST},
@@ -69,6 +71,7 @@ LIMIT: t.Final = Query[int](
 BEFORE: t.Final = Query["str | None"](
     name="before",
     default=None,
+    form=people.CURSOR,
     read=str,
     check=people.checked_cursor,
     refusal=ErrorCode.invalid_cursor,

@@ -20,13 +20,8 @@ from .errors import FAILURES
 from .shapes import Schema
 
 T = t.TypeVar("T")
-# ASCII digits only: int() reads many other scripts' digits, signs and underscores.
-_NUMBER = re.compile(r"[0-9]{1,9}")
-
-
-def whole_number(text: str) -> int | None:
-    """Return the number that a text writes in digits, or None."""
-    return int(text) if _NUMBER.fullmatch(text) else None
+#: ASCII digits only: ``int()`` reads many other scripts' digits, signs and underscores.
+NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,16 +30,18 @@ class Query(t.Generic[T]):
 
     :param name: what it is called.
     :param default: what it is where it is left out.
-    :param read: makes a value of the text.
+    :param form: what is a value's text; any other is left as it is, for the check to refuse.
+    :param read: makes a value of such a text.
     :param check: raises a :class:`ReferralError` for a value that cannot be.
     :param refusal: what that error is, for programs.
-    :param schema: what texts are read, besides the type and the default.
+    :param schema: what values may be, but for the default.
     :param description: what it does, for readers of the document.
     """
 
     name: str
     default: T
-    read: t.Callable[[str], T | None]
+    form: re.Pattern[str]
+    read: t.Callable[[str], T]
     check: t.Callable[[t.Any], object]
     refusal: ErrorCode
     schema: Schema
@@ -55,12 +52,13 @@ class Query(t.Generic[T]):
         text = request.args.get(self.name)
         if text is None:
             return self.default
-        value = self.read(text)
+        value: t.Any = self.read(text) if self.form.fullmatch(text) else text
         try:
             self.check(value)
         except ReferralError as error:
             abort(error_response(told(error), FAILURES[self.refusal].status, self.refusal))
-        return t.cast(T, value)
+        asked: T = value
+        return asked
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
