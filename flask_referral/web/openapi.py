@@ -152,7 +152,8 @@ def _document(mount: Mount) -> dict[str, t.Any]:
             "description": (
                 "Codes, statistics and referrals of the user who is logged in, and the webhooks "
                 "of payment providers. How users log in is the application's own; an operation "
-                "that needs it answers 401 `not_logged_in` without. Amounts are in cents."
+                "that needs it answers 401 `not_logged_in` without. What the application's own "
+                "error handlers answer is not told here. Amounts are in cents."
             ),
         },
         "servers": [{"url": quote(mount.root) or "/"}],
