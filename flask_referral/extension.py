@@ -70,6 +70,7 @@ from .settings import Settings
 from .web import api
 from .web import auto
 from .web import links
+from .web import openapi
 from .web import pages
 from .web import reports
 from .web import sign_ups
@@ -575,6 +576,22 @@ class Referral:
         The visitor's own code is no invitation. At most two statements; it stores nothing.
         """
         return sign_ups.invitation(self.state)
+
+    def openapi(self) -> dict[str, t.Any]:
+        """Return the OpenAPI 3.1 document of the JSON API, which a host may merge into its own.
+
+        It is what ``GET <REFERRAL_URL_PREFIX>/openapi.json`` answers: the routes as they are
+        mounted, the webhooks that are set up, and every error with its ``code``. The paths begin at
+        the application; ``servers`` has the path that it is itself mounted below: this request's,
+        else ``APPLICATION_ROOT``. How users log in is the host's to say: operations that need it
+        name no ``security``, so that the host's own, for the whole document, holds for them; all
+        others name theirs, or that they need none.
+
+        :return: a new dict of plain values each time, the caller's own.
+        :raises ConfigurationError: where :attr:`blueprint` is not registered.
+        """
+        name = openapi.name_of(self.blueprint)
+        return openapi.document(openapi.mounted(self.state, name, api.ROUTES))
 
     def acting_as(self, user: t.Any) -> contextlib.AbstractContextManager[None]:
         """Put ``db.session`` under the row level security of one user, for reading.

@@ -30,8 +30,8 @@ from .words import gettext_noop
 DEFAULT_LIMIT = 20
 MOST = 100
 
-#: Microseconds since 1970 (UTC), and the click's id.
-_CURSOR = re.compile("([0-9]{1,18})-([0-9a-f]{32})")
+#: Microseconds since 1970 (UTC), of years that dates know, and the click's id.
+CURSOR = re.compile("([0-9]{1,17})-([0-9a-f]{32})")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -64,12 +64,10 @@ def checked_cursor(value: t.Any) -> tuple[dt.datetime, uuid.UUID] | None:
     """
     if value is None:
         return None
-    found = _CURSOR.fullmatch(value) if isinstance(value, str) else None
-    if found is not None:
-        with contextlib.suppress(OverflowError):
-            at = _EPOCH + dt.timedelta(microseconds=int(found[1]))
-            return at, uuid.UUID(found[2])
-    raise ReferralError(gettext_noop("before must be the cursor of an entry, as it was given."))
+    found = CURSOR.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ReferralError(gettext_noop("before must be the cursor of an entry, as it was given."))
+    return _EPOCH + dt.timedelta(microseconds=int(found[1])), uuid.UUID(found[2])
 
 
 def page(

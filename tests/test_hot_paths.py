@@ -86,23 +86,40 @@ def test_no_statement_of_a_hot_path_is_made_twice(
     assert compiled == []
 
 
+def calls(path: t.Callable[[], object], below: str = "") -> list[str]:
+    """Return the functions of ours that are called, of modules whose path begins so."""
+    called: list[str] = []
+
+    def profile(frame: t.Any, event: str, argument: t.Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE + below):
+            called.append(frame.f_code.co_qualname)
+
+    sys.setprofile(profile)
+    try:
+        path()
+    finally:
+        sys.setprofile(None)
+    return called
+
+
+@pytest.mark.parametrize(("path", "asked"), [(generate, []), (statistics, ["Query.asked"])])
+def test_what_declares_a_route_is_not_run_for_a_request(
+    make_sqlite: MakeHost, path: t.Callable[[Host], None], asked: list[str]
+) -> None:
+    host = make_sqlite()
+    host.current_user = host.add_user()
+    path(host)
+    assert calls(lambda: path(host), "/web/openapi.py") == []
+    assert calls(lambda: path(host), "/web/routes.py") == asked
+
+
 @pytest.mark.parametrize("query", ["", "?page=2&sort=name"])
 def test_a_page_of_the_hosts_reaches_one_test_of_ours(make_sqlite: MakeHost, query: str) -> None:
     host = make_sqlite()
     host.app.add_url_rule("/page", view_func=lambda: "A page")
     client = browser(host)
     client.get(f"/page{query}")
-    called: list[str] = []
-
-    def profile(frame: t.Any, event: str, argument: t.Any) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
-            called.append(frame.f_code.co_qualname)
-
-    sys.setprofile(profile)
-    try:
-        client.get(f"/page{query}")
-    finally:
-        sys.setprofile(None)
+    called = calls(lambda: client.get(f"/page{query}"))
     # What the parameter is called is a setting.
     asked = ["current_state", "Referral.state"] if query else []
     assert called == ["capture_from_query", *asked]

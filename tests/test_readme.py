@@ -49,6 +49,7 @@ from flask_referral.settings import PREFIX
 from flask_referral.settings import Settings
 from flask_referral.web import widgets
 from flask_referral.web.errors import ErrorCode
+from flask_referral.web.errors import FAILURES
 from flask_referral.words import LANGUAGES
 
 from . import stripe
@@ -123,7 +124,7 @@ BLOCKS = read_blocks(README)
 #: The blocks that a test runs.
 RUN: list[Block] = []
 #: Sections whose blocks need what only "make test-neighbours" installs; they run there.
-OF_NEIGHBOURS = ("Beside other extensions",)
+OF_NEIGHBOURS = ("Beside other extensions", "OpenAPI")
 Test = t.TypeVar("Test", bound=t.Callable[..., None])
 
 
@@ -799,8 +800,15 @@ def test_settings_are_all_there_with_their_defaults() -> None:
 
 
 def test_words_of_errors_are_all_there() -> None:
-    documented = [word for row in table("Errors") for word in row[0].split("`, `")]
-    assert sorted(documented) == sorted(ErrorCode)
+    documented = [
+        (word, (int(status), when))
+        for words, statuses, when in table("Errors")
+        for word, status in zip(words.split("`, `"), statuses.split(", "), strict=True)
+    ]
+    # The same sentences as in the OpenAPI document.
+    told = [(code.value, (status, when.strip("`"))) for code, (status, when) in FAILURES.items()]
+    assert sorted(documented) == sorted(told)
+    assert sorted(FAILURES) == sorted(ErrorCode)
 
 
 def test_commands_are_all_there() -> None:

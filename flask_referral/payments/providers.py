@@ -20,6 +20,15 @@ if t.TYPE_CHECKING:
 BUILT_IN: t.Final[dict[str, WebhookReader]] = {stripe.NAME: stripe.read, whop.NAME: whop.read}
 
 
+def set_up(state: State) -> tuple[str, ...]:
+    """Return the providers whose deliveries are taken, in the order of their names."""
+    secrets = {
+        stripe.NAME: state.settings.stripe_webhook_secret,
+        whop.NAME: state.settings.whop_webhook_secret,
+    }
+    return tuple(name for name in sorted(state.loaders.webhooks) if secrets.get(name, True))
+
+
 def read(state: State, provider: str, body: bytes, headers: Headers) -> WebhookEvent:
     """Let the provider's reader verify and read a delivery.
 

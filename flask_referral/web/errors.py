@@ -51,18 +51,73 @@ class ErrorCode(enum.StrEnum):
     unsupported_media_type = enum.auto()
 
 
-#: For errors that have no word of their own; any other status is ``http_<status>``.
-_BY_STATUS: t.Final = {
-    400: ErrorCode.bad_request,
-    401: ErrorCode.not_logged_in,
-    403: ErrorCode.forbidden,
-    404: ErrorCode.not_found,
-    413: ErrorCode.too_large,
-    415: ErrorCode.unsupported_media_type,
-    429: ErrorCode.too_many_requests,
-    500: ErrorCode.internal_error,
-    503: ErrorCode.unavailable,
+class Failure(t.NamedTuple):
+    """What an :class:`ErrorCode` means."""
+
+    status: int
+    #: In which case; Markdown, as in the README's table of errors.
+    when: str
+
+
+_REFUSED = "the application refused the request: a CSRF token, a rate limit, an `abort()`"
+FAILURES: t.Final[dict[ErrorCode, Failure]] = {
+    ErrorCode.not_logged_in: Failure(
+        401, "nobody is logged in, or the identity loader says `abort(401)`"
+    ),
+    ErrorCode.unknown_user: Failure(401, "the token or the session is of a user who was deleted"),
+    ErrorCode.cross_site: Failure(
+        403, "another site's page made the browser ask; see `REFERRAL_TRUSTED_ORIGINS`"
+    ),
+    ErrorCode.code_not_allowed: Failure(
+        422, "a word that is no code, is reserved or rude, or that `@referral.code_checker` refuses"
+    ),
+    ErrorCode.code_taken: Failure(409, "somebody else has the code, or had it"),
+    ErrorCode.invalid_days: Failure(400, "`days` is no whole number from 1 to 366"),
+    ErrorCode.invalid_limit: Failure(400, "`limit` is no whole number from 1 to 100"),
+    ErrorCode.invalid_cursor: Failure(400, "`before` is no `cursor` of an entry"),
+    ErrorCode.unknown_provider: Failure(404, "a webhook that is not set up"),
+    ErrorCode.invalid_signature: Failure(
+        401, "a delivery that is not the provider's, or is too old"
+    ),
+    ErrorCode.invalid_event: Failure(400, "a delivery that cannot be read"),
+    ErrorCode.too_large: Failure(
+        413, "a delivery of more than 256 KiB, a chosen code's body of more than 16 KiB"
+    ),
+    ErrorCode.unavailable: Failure(
+        503, "the database is away or busy; a delivery is to be sent again"
+    ),
+    ErrorCode.not_configured: Failure(
+        500, "the setup is wrong; the log, and in debug mode the sentence, names the cure"
+    ),
+    ErrorCode.internal_error: Failure(500, "anything else; it was logged"),
+    ErrorCode.bad_request: Failure(400, f"{_REFUSED}; a chosen code's body is not as it is to be"),
+    ErrorCode.unsupported_media_type: Failure(
+        415, f"{_REFUSED}; a chosen code's body is not said to be JSON"
+    ),
+    ErrorCode.forbidden: Failure(403, _REFUSED),
+    ErrorCode.not_found: Failure(404, _REFUSED),
+    ErrorCode.too_many_requests: Failure(429, _REFUSED),
 }
+#: The words for errors that have none of their own, as what a host aborts with.
+_BY_STATUS: t.Final = {
+    FAILURES[code].status: code
+    for code in (
+        ErrorCode.bad_request,
+        ErrorCode.not_logged_in,
+        ErrorCode.forbidden,
+        ErrorCode.not_found,
+        ErrorCode.too_large,
+        ErrorCode.unsupported_media_type,
+        ErrorCode.too_many_requests,
+        ErrorCode.internal_error,
+        ErrorCode.unavailable,
+    )
+}
+
+
+def word_of(status: int) -> str:
+    """Return the ``code`` of an error that has no word of its own."""
+    return _BY_STATUS.get(status, f"http_{status}")
 
 
 def error_response(message: str, status: int, code: ErrorCode | None = None) -> Response:
@@ -70,7 +125,7 @@ def error_response(message: str, status: int, code: ErrorCode | None = None) -> 
 
     :param code: default: the status's.
     """
-    response = jsonify(error=message, code=code or _BY_STATUS.get(status, f"http_{status}"))
+    response = jsonify(error=message, code=code or word_of(status))
     response.status_code = status
     return response
 
