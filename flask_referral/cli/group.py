@@ -48,14 +48,12 @@ def operated(default: str | None = "by an operator") -> t.Callable[[t.Any], t.An
     :param default: the reason where none is given; None: one has to be given.
     """
 
+    given: dict[str, t.Any] = {"default": default, "show_default": True}
+    if default is None:
+        given = {"required": True}
+
     def decorate(function: t.Any) -> t.Any:
-        @click.option(
-            "--reason",
-            default=default,
-            required=default is None,
-            show_default=True,
-            help="For the record.",
-        )
+        @click.option("--reason", help="For the record.", **given)
         @click.option(
             "--by",
             "name",
