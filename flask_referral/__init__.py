@@ -26,6 +26,7 @@ from .results import ConversionReason
 from .results import ConversionResult
 from .results import Invitation
 from .results import LeaderboardEntry
+from .results import Overview
 from .results import Purchase
 from .results import ReferralEntry
 from .results import ReferralNote
@@ -48,6 +49,7 @@ __all__ = [
     "InvalidSignature",
     "Invitation",
     "LeaderboardEntry",
+    "Overview",
     "Purchase",
     "Referral",
     "ReferralClickMixin",

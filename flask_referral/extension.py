@@ -24,7 +24,6 @@ from . import disabled
 from . import eligibility
 from . import leaderboard
 from . import referrals
-from . import stats
 from . import vanity
 from . import wallet
 from .conversions import aliases
@@ -61,12 +60,14 @@ from .results import Attribution
 from .results import ConversionResult
 from .results import Invitation
 from .results import LeaderboardEntry
+from .results import Overview
 from .results import ReferralEntry
 from .results import ReversalResult
 from .results import RewardPolicy
 from .results import Stats
 from .rls import acting as rls
 from .settings import Settings
+from .stats import DEFAULT_DAYS
 from .web import api
 from .web import auto
 from .web import links
@@ -515,7 +516,7 @@ class Referral:
             state.db.session(), state.models, state.settings, state.wallet_table
         )
 
-    def stats(self, user: t.Any, days: int = stats.DEFAULT_DAYS) -> Stats:
+    def stats(self, user: t.Any, days: int = DEFAULT_DAYS) -> Stats:
         """Return what a user's code has brought: totals, and a series by day (UTC).
 
         A read: it makes no code, so ``code`` and ``link`` are None until there is one; ``link``
@@ -568,6 +569,19 @@ class Referral:
         state = self.state
         _flushed_session(state)
         return reports.leaderboard(state, days, limit)
+
+    def overview(self, days: int = DEFAULT_DAYS) -> Overview:
+        """Return what the whole program brought and cost: totals, by day (UTC), by origin.
+
+        A read of three statements, cheap at any number of clicks where ``flask referral rollup``
+        runs. ``REFERRAL_READ_BIND`` applies.
+
+        :param days: how many days the series has, 1 to 366; today is the last.
+        :raises ReferralError: where ``days`` is out of bounds.
+        """
+        state = self.state
+        _flushed_session(state)
+        return reports.overview(state, days)
 
     def invitation(self) -> Invitation | None:
         """Return who invited this visitor, for landing and sign-up pages, or None.

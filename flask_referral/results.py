@@ -374,6 +374,117 @@ class LeaderboardEntry(Result):
 
 
 @dataclasses.dataclass(frozen=True)
+class OverviewTotals:
+    """What the whole program brought and cost; amounts are in cents, welcome bonuses included.
+
+    :param clicks: visits through all codes, each visitor once in ``REFERRAL_DEDUPE_SECONDS``.
+    :param signups: users who were bound to a referrer.
+    :param conversions: payments that qualified; those given up before maturity are none.
+    :param earned_cents: what was credited, before reversals.
+    :param pending_cents: what is owed: it waits for its date or for a reviewer.
+    :param reversed_cents: what was taken back of what had been credited.
+    :param shortfall_cents: what is to be taken back and was not in the wallets.
+    """
+
+    clicks: int
+    signups: int
+    conversions: int
+    earned_cents: int
+    pending_cents: int
+    reversed_cents: int
+    shortfall_cents: int
+
+    @property
+    def paid_cents(self) -> int:
+        """What was credited and not taken back."""
+        return self.earned_cents - self.reversed_cents
+
+    @property
+    def signup_rate(self) -> float | None:
+        """Sign-ups for each click, 0 to 1; None without clicks."""
+        return self.signups / self.clicks if self.clicks else None
+
+    @property
+    def conversion_rate(self) -> float | None:
+        """Conversions for each sign-up; None without sign-ups."""
+        return self.conversions / self.signups if self.signups else None
+
+    def to_dict(self) -> dict[str, t.Any]:
+        """Return the fields, and what is computed of them."""
+        computed = ("paid_cents", "signup_rate", "conversion_rate")
+        return vars(self) | {name: getattr(self, name) for name in computed}
+
+
+@dataclasses.dataclass(frozen=True)
+class OverviewCampaign:
+    """What came of one campaign of the ``reward_policy``'s, of all time.
+
+    :param campaign: the policy's label.
+    :param payments: how many payments earned something, renewals included.
+    """
+
+    campaign: str
+    conversions: int
+    payments: int
+    earned_cents: int
+    pending_cents: int
+    reversed_cents: int
+    shortfall_cents: int
+
+
+@dataclasses.dataclass(frozen=True)
+class OverviewTagged:
+    """What came through links with one ``utm_campaign``, of all time."""
+
+    utm_campaign: str
+    clicks: int
+    signups: int
+
+
+@dataclasses.dataclass(frozen=True)
+class OverviewWaiting:
+    """What waits for somebody.
+
+    :param held: rewards that a reviewer releases or voids.
+    :param due: pending rewards that ``flask referral mature`` credits.
+    :param deliveries: webhooks that ``flask referral events retry`` may turn into something.
+    """
+
+    held: int
+    due: int
+    deliveries: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Overview(Result):
+    """The whole program; the answer of :meth:`flask_referral.Referral.overview`.
+
+    :param days: how many days ``daily`` has.
+    :param totals: of all time.
+    :param period: of these days: their clicks, the sign-ups and the payments made on them.
+    :param daily: one entry for each day, oldest first; the last is today (UTC). Here a sign-up is
+        counted on its own day, not on that of its click.
+    :param sources: where all that came from, most clicks first; their sums are the totals.
+    :param campaigns: by the label that the ``reward_policy`` gave, most payments first, at most
+        100.
+    :param utm_campaigns: by the ``utm_campaign`` of links, most clicks first, at most 100.
+    """
+
+    days: int
+    totals: OverviewTotals
+    period: OverviewTotals
+    daily: tuple[StatsDay, ...]
+    sources: tuple[StatsSource, ...]
+    campaigns: tuple[OverviewCampaign, ...]
+    utm_campaigns: tuple[OverviewTagged, ...]
+    waiting: OverviewWaiting
+
+    def to_dict(self) -> dict[str, t.Any]:
+        """Return plain values, ready for JSON."""
+        return {name: plain(value) for name, value in vars(self).items()}
+
+
+@dataclasses.dataclass(frozen=True)
 class Stats(Result):
     """The answer of :meth:`flask_referral.Referral.stats`.
 

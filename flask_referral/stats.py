@@ -108,7 +108,7 @@ def collect(
         "days": number,
         "totals": totals,
         "daily": daily,
-        "sources": _listed(of, totals),
+        "sources": listed(of, totals),
     }
 
 
@@ -124,12 +124,13 @@ def _sum(figures: t.Iterable[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(map(sum, zip(_NOTHING, *figures, strict=True)))
 
 
-def _listed(
-    of: dict[str | None, tuple[int, ...]], totals: dict[str, int]
+def listed(
+    of: t.Mapping[t.Any, tuple[int, ...]], totals: t.Mapping[str, int]
 ) -> list[dict[str, t.Any]]:
     """Return the sources, most clicks first; none is left out of the sums.
 
-    :param of: the figures of each that has a name.
+    :param of: clicks, sign-ups, conversions and earned cents of each that has a name.
+    :param totals: the same of all, by name.
     """
     named = _sum(of.values())
     nameless = tuple(totals[name] - sum for name, sum in zip(_SHOWN, named, strict=True))

@@ -19,7 +19,7 @@ FLOORS = (
     ("payments", "rls", "upkeep"),
     (
         *("codes", "clicks", "attribution", "eligibility", "conversions", "wallet"),
-        *("stats", "referrals", "leaderboard", "vanity", "disabled"),
+        *("stats", "referrals", "leaderboard", "overview", "vanity", "disabled"),
         *("host", "schema"),
     ),
     (
@@ -30,7 +30,7 @@ FLOORS = (
 )
 STATIONS = {
     *("codes", "clicks", "attribution", "eligibility", "conversions", "wallet"),
-    *("stats", "referrals", "leaderboard", "vanity", "disabled"),
+    *("stats", "referrals", "leaderboard", "overview", "vanity", "disabled"),
 }
 #: Rooms that import less than their floor would let them.
 NARROW: dict[str, set[str]] = {

@@ -18,6 +18,8 @@ from .doctor import doctor
 from .events import events
 from .group import referral
 from .init import init
+from .reports import leaderboard
+from .reports import overview
 from .rls import rls
 from .users import erase
 from .users import export
@@ -36,6 +38,8 @@ referral.add_command(rollup)
 referral.add_command(purge)
 referral.add_command(rls)
 referral.add_command(stats)
+referral.add_command(overview)
+referral.add_command(leaderboard)
 referral.add_command(convert)
 referral.add_command(reverse)
 referral.add_command(mature)

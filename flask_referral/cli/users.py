@@ -145,7 +145,12 @@ def _table(stats: Stats, no_link: str | None = None) -> str:
         ]
     lines += [
         f"{source.clicks:>9,}  {source.signups:>8,}  {source.conversions:>11,}  "
-        f"{source.earned_cents:>12,}  {_SOURCES.get(source.source, source.source)}"
+        f"{source.earned_cents:>12,}  {named_source(source.source)}"
         for source in stats.sources
     ]
     return "\n".join(lines)
+
+
+def named_source(source: str | None) -> str:
+    """Return what operators call a source."""
+    return _SOURCES.get(source) or str(source)

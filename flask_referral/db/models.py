@@ -315,7 +315,12 @@ class ReferralClickMixin(Mixin):
         yield _index(
             "idx_referral_clicks_referrals", "referrer_user_id", "bound_at", "id", **signed_up
         )
-        yield _index("idx_referral_clicks_bound_at", "bound_at", "id", **signed_up)
+        # All that the overview counts of sign-ups.
+        yield _index(
+            "idx_referral_clicks_bound_at",
+            *("bound_at", "id", "source", "utm_campaign"),
+            **signed_up,
+        )
         # Statistics by source read these alone; what came directly is in neither.
         yield _index(
             "idx_referral_clicks_sources",

@@ -90,7 +90,7 @@ def waiting(
         yield from page
 
 
-def counts(db: sa.Connection, models: Models, wanted: Wanted) -> dict[str, int]:
+def counts(db: sql.Connection, models: Models, wanted: Wanted) -> dict[str, int]:
     """Return how many deliveries wait, by their outcomes. One statement."""
     event = models.ReferralEvent.__table__.c
     found = qualified.execute(

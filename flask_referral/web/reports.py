@@ -10,11 +10,16 @@ import typing as t
 from .. import clock
 from .. import codes
 from .. import leaderboard as ranking
+from .. import overview as program
 from .. import referrals as people
 from .. import stats as station
 from .. import wallet
 from ..errors import UnknownUser
+from ..payments import retries
+from ..payments.retries import Wanted
 from ..results import LeaderboardEntry
+from ..results import Overview
+from ..results import OverviewWaiting
 from ..rls.acting import own_read
 from . import connections as database
 from .links import known_link
@@ -106,6 +111,19 @@ def leaderboard(
         )
         for rank, row in enumerate(rows, 1)
     ]
+
+
+def overview(state: State, days: int) -> Overview:
+    """Return the figures of the whole program. Three statements.
+
+    :raises ReferralError: where ``days`` is out of bounds.
+    """
+    now = clock.now()
+    with database.reading(state, replica=True) as db:
+        found = program.collect(db, state.models, days, now=now)
+        rewards = program.waiting(db, state.models, now=now)
+        deliveries = sum(retries.counts(db, state.models, Wanted(is_ready=True)).values())
+    return Overview(days, *found, OverviewWaiting(*rewards, deliveries))
 
 
 def wallet_rows(state: State, user_id: t.Any, limit: int = wallet.SHOWN) -> list[wallet.Shown]:

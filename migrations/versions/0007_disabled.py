@@ -25,7 +25,12 @@ DISABLED = "referral_disabled"
 #: index, table, columns, WHERE
 INDEXES = (
     ("idx_referral_codes_created_at", CODES, ["created_at", "id"], None),
-    ("idx_referral_clicks_bound_at", CLICKS, ["bound_at", "id"], "bound_at IS NOT NULL"),
+    (
+        "idx_referral_clicks_bound_at",
+        CLICKS,
+        ["bound_at", "id", "source", "utm_campaign"],
+        "bound_at IS NOT NULL",
+    ),
     ("idx_referral_rewards_created_at", REWARDS, ["created_at", "id"], None),
     ("idx_referral_rewards_status", REWARDS, ["status", "created_at", "id"], None),
     (
