@@ -26,29 +26,10 @@ def overview() -> str:
         abort(403, "This page is for those who run Larkmail.")
     return render_template(
         "operator.html",
-        figures=_figures(),
+        figures=referral.overview().totals,
         waiting=_waiting(),
         leaders=referral.leaderboard(),
     )
-
-
-def _figures() -> dict[str, int]:
-    reward = referral.models.ReferralReward
-    click = referral.models.ReferralClick
-    left = sa.func.coalesce(sa.func.sum(reward.cents - reward.reversed_cents), 0)
-    return {
-        "referred": db.session.scalar(sa.select(sa.func.count(click.referred_user_id))) or 0,
-        "paying": db.session.scalar(sa.select(sa.func.count(referral.models.ReferralConversion.id)))
-        or 0,
-        "paid_cents": db.session.scalar(
-            sa.select(left).where(reward.status.in_(("credited", "reversed")))
-        )
-        or 0,
-        "owed_cents": db.session.scalar(
-            sa.select(left).where(reward.status.in_(("pending", "held")))
-        )
-        or 0,
-    }
 
 
 def _waiting() -> t.Sequence[t.Any]:
