@@ -95,7 +95,7 @@ def _make(state: State, user_id: t.Any) -> None:
     database.in_one_commit(
         state,
         lambda db: codes.get_or_create(db, state.models, user_id, reading=own_read(state, user_id)),
-        codes.announce,
+        codes.told,
     )
 
 
@@ -104,7 +104,7 @@ def _choose(state: State, user_id: t.Any) -> None:
     database.in_one_commit(
         state,
         lambda db: vanity.choose(db, state.models, state.settings, user_id, text, checker),
-        vanity.announce,
+        vanity.told,
         locks=True,
     )
 
@@ -113,7 +113,7 @@ def _rotate(state: State, user_id: t.Any) -> None:
     database.in_one_commit(
         state,
         lambda db: vanity.rotate(db, state.models, user_id),
-        vanity.announce,
+        vanity.told,
         locks=True,
     )
 
