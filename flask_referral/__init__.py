@@ -26,6 +26,7 @@ from .results import ConversionReason
 from .results import ConversionResult
 from .results import Invitation
 from .results import LeaderboardEntry
+from .results import OutboxEvent
 from .results import Overview
 from .results import Purchase
 from .results import ReferralEntry
@@ -49,6 +50,7 @@ __all__ = [
     "InvalidSignature",
     "Invitation",
     "LeaderboardEntry",
+    "OutboxEvent",
     "Overview",
     "Purchase",
     "Referral",

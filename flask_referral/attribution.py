@@ -11,12 +11,10 @@ import datetime as dt
 import typing as t
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 from . import clicks
 from . import codes
 from . import eligibility
-from . import signals
 from . import sources
 from .clicks import Click
 from .clicks import Touch
@@ -27,6 +25,9 @@ from .db import sql
 from .db.models import Models
 from .errors import AttributionRefused
 from .errors import UnknownUser
+from .events import ClickRecorded
+from .events import Event
+from .events import UserAttributed
 from .results import AttributionReason
 from .settings import Settings
 
@@ -135,19 +136,21 @@ def attribute(
     return Outcome(reason, code=sought)
 
 
-def announce(outcome: Outcome, session: Session) -> None:
-    """Tell of a user who was bound, and of a new click, when the session commits."""
-    if outcome.is_new_visit and outcome.click is not None:
-        values = {"click_id": outcome.click.id, "code": outcome.code}
-        signals.send_after_commit(session, signals.click_recorded, **values)
-    if outcome.reason is AttributionReason.attributed and outcome.click is not None:
-        signals.send_after_commit(
-            session,
-            signals.user_attributed,
-            user_id=outcome.click.referred_user_id,
-            referrer_id=outcome.referrer_id,
-            code=outcome.code,
-        )
+def told(outcome: Outcome) -> list[Event]:
+    """Return what is to be told: a user who was bound, and a new click."""
+    click, events = outcome.click, list[Event]()
+    if click is not None and outcome.code is not None:
+        if outcome.is_new_visit:
+            events.append(ClickRecorded(click_id=click.id, code=outcome.code))
+        if outcome.reason is AttributionReason.attributed:
+            events.append(
+                UserAttributed(
+                    user_id=click.referred_user_id,
+                    referrer_id=outcome.referrer_id,
+                    code=outcome.code,
+                )
+            )
+    return events
 
 
 def reattribute(

@@ -13,16 +13,16 @@ import uuid
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 from . import codes
 from . import disabled
-from . import signals
 from . import sources
 from .clock import as_utc
 from .clock import SKEW
 from .db import sql
 from .db.models import Models
+from .events import ClickRecorded
+from .events import Event
 from .settings import Settings
 from .sources import NO_TAGS
 from .sources import Tags
@@ -164,11 +164,11 @@ def record(
     return Recorded(touch, created)
 
 
-def announce(recorded: Recorded | None, session: Session | None) -> None:
-    """Tell of a new click: when the session commits, or now, where it is committed."""
-    if recorded is not None and recorded.created:
-        values = {"click_id": recorded.touch.click_id, "code": recorded.touch.code}
-        signals.send_after_commit(session, signals.click_recorded, **values)
+def told(recorded: Recorded | None) -> list[Event]:
+    """Return what is to be told of a click, if it is new."""
+    if recorded is None or not recorded.created:
+        return []
+    return [ClickRecorded(click_id=recorded.touch.click_id, code=recorded.touch.code)]
 
 
 def is_known(db: sql.Connection, models: Models, code: str, visitor_id: t.Any = None) -> bool:

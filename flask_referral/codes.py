@@ -9,13 +9,13 @@ import uuid
 
 import sqlalchemy as sa
 from nanoid import generate
-from sqlalchemy.orm import Session
 
-from . import signals
 from .db import sql
 from .db.models import Models
 from .errors import CodeExhausted
 from .errors import UnknownUser
+from .events import CodeCreated
+from .events import Event
 from .settings import Settings
 from .spelling import ALPHABET
 from .spelling import LENGTH
@@ -128,15 +128,13 @@ def shared(db: sql.Connection, models: Models, user_id: t.Any) -> str | None:
     return found
 
 
-def announce(found: tuple[Code, bool], session: Session | None) -> None:
-    """Tell of a code that is new: when the session commits, or now, where it is committed.
+def told(found: tuple[Code, bool]) -> list[Event]:
+    """Return what is to be told of a code, if it is new.
 
     :param found: what :func:`get_or_create` returned.
     """
     code, created = found
-    if created:
-        values = {"user_id": code.user_id, "code": code.code}
-        signals.send_after_commit(session, signals.code_created, **values)
+    return [CodeCreated(user_id=code.user_id, code=code.code)] if created else []
 
 
 def require_user(db: sql.Connection, models: Models, user_id: t.Any) -> None:

@@ -23,6 +23,7 @@ from . import codes
 from . import disabled
 from . import eligibility
 from . import leaderboard
+from . import outbox
 from . import referrals
 from . import vanity
 from . import wallet
@@ -42,6 +43,7 @@ from .db.models import Models
 from .db.models import ReferralCodeMixin
 from .db.models import table_of
 from .errors import ConfigurationError
+from .events import EVENTS
 from .host import identity
 from .host import json
 from .host.awaiting import awaited
@@ -84,6 +86,7 @@ ConsentLoaderT = t.TypeVar("ConsentLoaderT", bound=ConsentLoader)
 BotDetectorT = t.TypeVar("BotDetectorT", bound=BotDetector)
 AttributionCheckT = t.TypeVar("AttributionCheckT", bound=attribution.AttributionCheck)
 BuyerLoaderT = t.TypeVar("BuyerLoaderT", bound=BuyerLoader)
+HandlerT = t.TypeVar("HandlerT", bound=t.Callable[..., t.Any])
 WebhookReaderT = t.TypeVar("WebhookReaderT", bound=WebhookReader)
 
 
@@ -261,13 +264,9 @@ class Referral:
         state = self.state
         user_id = identity.user_id(state, user)
         session = _flushed_session(state)
-        found = codes.get_or_create(
-            state.models.connection(session),
-            state.models,
-            user_id,
-            reading=rls.own_read(state, user_id),
-        )
-        codes.announce(found, session)
+        db, reading = state.models.connection(session), rls.own_read(state, user_id)
+        found = codes.get_or_create(db, state.models, user_id, reading=reading)
+        outbox.announce(db, session, state.models, state.settings, *codes.told(found))
         return attach(session, state.models.ReferralCode, **found[0]._asdict())
 
     def set_code(self, user: t.Any, code: str) -> str:
@@ -289,7 +288,7 @@ class Referral:
         session = _flushed_session(state)
         db, checker = state.models.connection(session), state.loaders.code_checker
         given = vanity.choose(db, state.models, state.settings, user_id, code, checker)
-        vanity.announce(given, session)
+        outbox.announce(db, session, state.models, state.settings, *vanity.told(given))
         return given.code
 
     def rotate_code(self, user: t.Any) -> str:
@@ -303,8 +302,9 @@ class Referral:
         state = self.state
         user_id = identity.user_id(state, user)
         session = _flushed_session(state)
-        given = vanity.rotate(state.models.connection(session), state.models, user_id)
-        vanity.announce(given, session)
+        db = state.models.connection(session)
+        given = vanity.rotate(db, state.models, user_id)
+        outbox.announce(db, session, state.models, state.settings, *vanity.told(given))
         return given.code
 
     def disable(self, user: t.Any, *, reason: str) -> bool:
@@ -374,8 +374,9 @@ class Referral:
         user_id = identity.user_id(state, user)
         session = _flushed_session(state)
         brought = sign_ups.brought(state, code)
-        outcome = sign_ups.bind(state, state.models.connection(session), user_id, brought)
-        attribution.announce(outcome, session)
+        db = state.models.connection(session)
+        outcome = sign_ups.bind(state, db, user_id, brought)
+        outbox.announce(db, session, state.models, state.settings, *attribution.told(outcome))
         click = outcome.click and attach(
             session, state.models.ReferralClick, **outcome.click._asdict()
         )
@@ -714,6 +715,36 @@ class Referral:
 
         def register(function: BuyerLoaderT) -> BuyerLoaderT:
             self._loaders.users[provider] = awaited(function)
+            return function
+
+        return register
+
+    def on(self, event: str) -> t.Callable[[HandlerT], HandlerT]:
+        """Name a function that ``flask referral deliver`` calls with each event of a name.
+
+        It takes an :class:`flask_referral.OutboxEvent`, runs in an application context of its
+        own, with a ``db.session`` that it commits itself, and may be called more than once for
+        one event: where it raised something, or where the deliverer died. Needs
+        ``REFERRAL_OUTBOX``.
+
+        :param event: a name of :mod:`flask_referral.events`, as ``conversion_credited``.
+        :raises ConfigurationError: for another name, one that is not in the outbox, and a function
+            whose name another one has.
+        """
+        known = EVENTS.get(event)
+        if known is None or not known.is_kept:
+            names = ", ".join(name for name, each in EVENTS.items() if each.is_kept)
+            raise ConfigurationError(f"The outbox has no event {event!r}; it has {names}.")
+
+        def register(function: HandlerT) -> HandlerT:
+            handlers = self._loaders.handlers.setdefault(event, {})
+            name = f"{function.__module__}.{function.__qualname__}"
+            if name in handlers:
+                raise ConfigurationError(
+                    f"{name} is called for {event!r} already, and by its name is known who was "
+                    "told; give this function another one."
+                )
+            handlers[name] = awaited(function)
             return function
 
         return register

@@ -8,6 +8,7 @@ import datetime as dt
 import decimal
 import enum
 import typing as t
+import uuid
 
 from .db.plain import plain
 
@@ -371,6 +372,22 @@ class LeaderboardEntry(Result):
     def to_dict(self) -> dict[str, t.Any]:
         """Return the fields without the user's key."""
         return {name: value for name, value in vars(self).items() if name != "user_id"}
+
+
+@dataclasses.dataclass(frozen=True)
+class OutboxEvent:
+    """What a function of ``@referral.on`` is told.
+
+    :param id: the same at each attempt, also in the ``webhook-id`` of what is posted.
+    :param type: as ``conversion_credited``.
+    :param at: when it happened (UTC).
+    :param data: an event of :mod:`flask_referral.events`, its fields as attributes.
+    """
+
+    id: uuid.UUID
+    type: str
+    at: dt.datetime
+    data: t.Any
 
 
 @dataclasses.dataclass(frozen=True)

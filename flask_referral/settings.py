@@ -216,6 +216,14 @@ def _stripe_secrets(value: t.Any) -> tuple[bytes, ...]:
     return tuple(secret.encode() for secret in secrets)
 
 
+def _webhook_urls(value: t.Any) -> tuple[str, ...]:
+    meaning = "a string or a list of addresses such as 'https://example.com/hooks'"
+    urls = _strings(value) if value else ()
+    if any(_UNSAFE_IN_URL.search(url) or not _is_web_url(url) for url in urls):
+        raise ValueError(meaning)
+    return tuple(dict.fromkeys(urls))
+
+
 def _currency(value: t.Any) -> str:
     if not _is_text(value) or not _CURRENCY.fullmatch(value):
         raise ValueError("the three letters of a currency, as 'usd'")
@@ -323,6 +331,13 @@ class Settings:
     #: The keys that sign Stripe's webhooks; several while one is rolled, or for several endpoints.
     stripe_webhook_secret: tuple[bytes, ...] = _setting((), _stripe_secrets, secret=True)
 
+    #: Keep what signals tell of for ``flask referral deliver``.
+    outbox: bool = _setting(False, _boolean)
+    #: Where the outbox is posted to; the address may hold a secret.
+    webhook_urls: tuple[str, ...] = _setting((), _webhook_urls, secret=True)
+    #: The keys that sign what is posted, each of them; several while one is rotated.
+    webhook_secret: tuple[bytes, ...] = _setting((), _webhook_secrets, secret=True)
+
     @classmethod
     def from_config(cls, config: t.Mapping[str, t.Any], *, debug: bool = False) -> Settings:
         """Read and check every ``REFERRAL_*`` key.
@@ -374,6 +389,17 @@ class Settings:
             raise ConfigurationError(
                 "REFERRAL_COOKIE_SAMESITE = 'None' needs REFERRAL_COOKIE_SECURE = True; "
                 "browsers refuse the cookie otherwise."
+            )
+
+        if self.webhook_urls and not self.webhook_secret:
+            raise ConfigurationError(
+                "REFERRAL_WEBHOOK_URLS needs REFERRAL_WEBHOOK_SECRET, 'whsec_' and 32 random bytes "
+                "in base64: receivers tell by the signature that it is you."
+            )
+        if self.webhook_urls and not self.outbox:
+            raise ConfigurationError(
+                "REFERRAL_WEBHOOK_URLS needs REFERRAL_OUTBOX = True, which keeps what is to be "
+                "posted."
             )
 
     def _cookie_is(self, prefixes: str | tuple[str, ...]) -> bool:

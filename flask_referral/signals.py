@@ -23,28 +23,15 @@ from sqlalchemy.orm import SessionTransaction
 
 _namespace = Namespace()
 
-#: A user got a code. ``user_id``, ``code``.
+# What each tells, and with which fields, :mod:`flask_referral.events` says.
 code_created = _namespace.signal("referral-code-created")
-#: A visit was recorded. ``click_id``, ``code``.
 click_recorded = _namespace.signal("referral-click-recorded")
-#: A new user was bound to a referrer. ``user_id``, ``referrer_id``, ``code``.
 user_attributed = _namespace.signal("referral-user-attributed")
-#: A payment earned rewards, whatever their status. ``conversion_id``, ``referrer_id``,
-#: ``referred_id``, ``provider``, ``payment_id``, ``membership_id``, ``number`` (1, or more for a
-#: renewal), ``status``, ``bonus_cents``, ``referred_bonus_cents``, ``campaign``.
 conversion_created = _namespace.signal("referral-conversion-created")
-# Those that follow are sent for each reward: ``reward_id``, ``conversion_id`` (None once the buyer
-# is deleted), ``user_id`` (whose wallet), ``role`` (referrer or referred), and what is named here.
-#: A reward became its beneficiary's, at once or at maturity. ``cents``.
 conversion_credited = _namespace.signal("referral-conversion-credited")
-#: A reward was taken back, in whole or in part. ``cents``, ``shortfall_cents``: what is missing.
 conversion_reversed = _namespace.signal("referral-conversion-reversed")
-#: A reward was given up before maturity, in whole or in part. ``cents``.
 conversion_voided = _namespace.signal("referral-conversion-voided")
-#: A reviewer let a held reward go. ``status``: credited now, or pending until its hold is over.
 conversion_released = _namespace.signal("referral-conversion-released")
-#: A reward that had been taken back is its beneficiary's again. ``cents``: 0 before maturity, when
-#: it will be credited with the rest.
 conversion_reinstated = _namespace.signal("referral-conversion-reinstated")
 
 _INFO_KEY = "flask_referral.signals"

@@ -10,16 +10,16 @@ from __future__ import annotations
 import typing as t
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 from . import codes
 from . import reserved
-from . import signals
 from .db import sql
 from .db.models import Models
 from .errors import CodeExhausted
 from .errors import CodeNotAllowed
 from .errors import CodeTaken
+from .events import CodeCreated
+from .events import Event
 from .settings import Settings
 from .spelling import normalize_code
 from .words import gettext_noop
@@ -87,11 +87,9 @@ def rotate(db: sql.Connection, models: Models, user_id: t.Any) -> Given:
     raise CodeExhausted()
 
 
-def announce(given: Given, session: Session | None) -> None:
-    """Tell of the codes that are new: when the session commits, or now, where it is committed."""
-    for code in given.new:
-        values = {"user_id": given.user_id, "code": code}
-        signals.send_after_commit(session, signals.code_created, **values)
+def told(given: Given) -> list[Event]:
+    """Return what is to be told of the codes that are new."""
+    return [CodeCreated(user_id=given.user_id, code=code) for code in given.new]
 
 
 def _locked(db: sql.Connection, models: Models, user_id: t.Any) -> tuple[str, tuple[str, ...]]:

@@ -24,6 +24,7 @@ TABLES = {
     "referral_disabled",
     "referral_events",
     "referral_issued_codes",
+    "referral_outbox",
     "referral_rewards",
 }
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")

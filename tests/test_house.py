@@ -20,18 +20,18 @@ FLOORS = (
     ("payments", "rls", "upkeep"),
     (
         *("codes", "clicks", "attribution", "eligibility", "conversions", "wallet"),
-        *("stats", "referrals", "leaderboard", "overview", "vanity", "disabled"),
+        *("stats", "referrals", "leaderboard", "overview", "vanity", "disabled", "outbox"),
         *("host", "schema"),
     ),
     (
         *("settings", "errors", "results", "signals", "clock", "currency", "spelling", "sources"),
-        *("chart", "texts"),
+        *("chart", "texts", "events"),
         *("reserved", "words", "db"),
     ),
 )
 STATIONS = {
     *("codes", "clicks", "attribution", "eligibility", "conversions", "wallet"),
-    *("stats", "referrals", "leaderboard", "overview", "vanity", "disabled"),
+    *("stats", "referrals", "leaderboard", "overview", "vanity", "disabled", "outbox"),
 }
 #: Rooms that import less than their floor would let them.
 NARROW: dict[str, set[str]] = {
@@ -44,6 +44,7 @@ NARROW: dict[str, set[str]] = {
     "reserved": set(),
     "sources": {"spelling"},
     "texts": {"errors"},
+    "events": {"signals", "db"},
     "signals": set(),
     "settings": {"errors", "spelling"},
     "results": {"errors", "db"},

@@ -50,6 +50,9 @@ DEFAULTS = {
     "REFERRAL_CLICK_DURABILITY": "full",
     "REFERRAL_READ_BIND": None,
     "REFERRAL_TRUSTED_ORIGINS": (),
+    "REFERRAL_OUTBOX": False,
+    "REFERRAL_WEBHOOK_URLS": (),
+    "REFERRAL_WEBHOOK_SECRET": (),
 }
 
 #: The value as it is written, and as it is read.
@@ -109,6 +112,10 @@ GOOD: dict[str, list[tuple[t.Any, t.Any]]] = {
             ("https://app.example.com", "http://localhost:5173", "http://[::1]"),
         ),
     ],
+    "REFERRAL_OUTBOX": [(True, True)],
+    # With any of its own it needs the other two.
+    "REFERRAL_WEBHOOK_URLS": [((), ()), (None, ()), ([], ())],
+    "REFERRAL_WEBHOOK_SECRET": [("whsec_d2hhdA==", (b"what",)), (None, ())],
     "REFERRAL_WHOP_COMPANY_ID": [("biz_1", ("biz_1",)), (("biz_1", "biz_2"), ("biz_1", "biz_2"))],
 }
 
@@ -208,6 +215,15 @@ BAD: dict[str, list[t.Any]] = {
         ["https://example.com", "*"],
         [None],
     ],
+    "REFERRAL_OUTBOX": [0, "yes", None],
+    "REFERRAL_WEBHOOK_URLS": [
+        "hush-hush",
+        "ftp://hush-hush.example",
+        ["https://a.example", "hush-hush"],
+        "https://hush-hush.example/a b",
+        7,
+    ],
+    "REFERRAL_WEBHOOK_SECRET": ["", "v1,whsec_hush-hush", ["hush-hush", ""], 5],
     "REFERRAL_WHOP_COMPANY_ID": [*NO_TEXT, "", ["biz_1", 2]],
 }
 
@@ -215,6 +231,8 @@ SECRETS = (
     "REFERRAL_IP_KEY",
     "REFERRAL_WHOP_WEBHOOK_SECRET",
     "REFERRAL_STRIPE_WEBHOOK_SECRET",
+    "REFERRAL_WEBHOOK_URLS",
+    "REFERRAL_WEBHOOK_SECRET",
 )
 
 
@@ -313,6 +331,20 @@ def test_blanks_around_a_secret_are_none_of_it(secret: str, around: str) -> None
     expected = Settings.from_config({key: secret}).whop_webhook_secret
     for value in (around.format(secret), [around.format(secret)]):
         assert Settings.from_config({key: value}).whop_webhook_secret == expected
+
+
+def test_what_is_posted_needs_an_outbox_and_a_signature() -> None:
+    config: dict[str, t.Any] = {"REFERRAL_WEBHOOK_URLS": "https://a.example/hook"}
+    with pytest.raises(ConfigurationError, match="needs REFERRAL_WEBHOOK_SECRET"):
+        Settings.from_config(config)
+    config["REFERRAL_WEBHOOK_SECRET"] = "whsec_d2hhdA=="
+    with pytest.raises(ConfigurationError, match="needs REFERRAL_OUTBOX = True"):
+        Settings.from_config(config)
+    config["REFERRAL_OUTBOX"] = True
+    config["REFERRAL_WEBHOOK_URLS"] = ["https://a.example/hook"] * 2
+    settings = Settings.from_config(config)
+    assert settings.webhook_urls == ("https://a.example/hook",)
+    assert "a.example" not in repr(settings)
 
 
 def test_cookies_are_secure_outside_debug() -> None:

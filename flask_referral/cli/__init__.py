@@ -14,6 +14,7 @@ from .conversions import release
 from .conversions import reverse
 from .conversions import void
 from .db import db
+from .deliver import deliver
 from .doctor import doctor
 from .events import events
 from .group import referral
@@ -46,5 +47,6 @@ referral.add_command(mature)
 referral.add_command(release)
 referral.add_command(void)
 referral.add_command(events)
+referral.add_command(deliver)
 referral.add_command(export)
 referral.add_command(erase)

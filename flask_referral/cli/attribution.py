@@ -10,6 +10,7 @@ from flask.cli import with_appcontext
 from .. import attribution
 from .. import clock
 from .. import codes
+from .. import outbox
 from ..errors import AttributionRefused
 from ..host import identity
 from ..upkeep import acts
@@ -52,7 +53,9 @@ def reattribute(user: str, code: str, by: acts.Operator, yes: bool, as_json: boo
         before={"code": before},
         after={"code": normalized},
     )
-    attribution.announce(outcome, session)
+    outbox.announce(
+        connection, session, current.models, current.settings, *attribution.told(outcome)
+    )
     session.commit()
     data = {
         "user": user_id,

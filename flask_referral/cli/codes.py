@@ -12,6 +12,7 @@ from flask.cli import with_appcontext
 
 from .. import clock
 from .. import codes as station
+from .. import outbox
 from .. import vanity
 from ..host.identity import convert_key
 from ..host.state import State
@@ -35,7 +36,7 @@ def code(user: str, as_json: bool) -> None:
     current = state()
     key = convert_key(current.models.user_key, user)
     found, _ = database.in_one_commit(
-        current, lambda db: station.get_or_create(db, current.models, key), station.announce
+        current, lambda db: station.get_or_create(db, current.models, key), station.told
     )
     report(as_json, {"user": key, "code": found.code}, found.code)
 
@@ -165,7 +166,7 @@ def _give(
             before={"code": before},
             after={"code": given.code},
         )
-    vanity.announce(given, session)
+    outbox.announce(connection, session, current.models, current.settings, *vanity.told(given))
     session.commit()
     report(as_json, {"user": key, "before": before, "code": given.code}, given.code)
 

@@ -15,11 +15,11 @@ import datetime as dt
 import typing as t
 import uuid
 
-from .. import signals
 from .. import wallet
 from ..db.models import RewardRole
 from ..db.models import RewardStatus
 from ..errors import ReferralError
+from ..events import ConversionCreated
 from ..results import ConversionReason
 from ..results import Purchase
 from ..results import Reward
@@ -294,19 +294,21 @@ def _settle(
     """Credit what was stored, and apply the facts that came before it."""
     first = rows[0]
     provider, payment_id = payment.provider, payment.id
+    assert first.conversion_id is not None
     tx.announce(
-        signals.conversion_created,
-        conversion_id=first.conversion_id,
-        referrer_id=first.user_id,
-        referred_id=first.referred_user_id,
-        provider=provider,
-        payment_id=payment_id,
-        membership_id=payment.membership_id,
-        number=first.number,
-        status=first.status,
-        bonus_cents=first.cents,
-        referred_bonus_cents=sum(row.cents for row in rows[1:]),
-        campaign=first.campaign,
+        ConversionCreated(
+            conversion_id=first.conversion_id,
+            referrer_id=first.user_id,
+            referred_id=first.referred_user_id,
+            provider=provider,
+            payment_id=payment_id,
+            membership_id=payment.membership_id,
+            number=first.number,
+            status=first.status,
+            bonus_cents=first.cents,
+            referred_bonus_cents=sum(row.cents for row in rows[1:]),
+            campaign=first.campaign,
+        )
     )
     if first.status is RewardStatus.credited:
         rewards.credit(tx, rows, owes=stored.owes, is_written=stored.is_credited)

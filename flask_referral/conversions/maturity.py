@@ -10,12 +10,12 @@ import uuid
 import sqlalchemy as sa
 
 from .. import clock
-from .. import signals
 from ..db import sql
 from ..db.models import Models
 from ..db.models import RewardStatus
 from ..errors import ReferralError
 from ..errors import WalletRefused
+from ..events import ConversionReleased
 from . import claims
 from . import facts
 from . import reversals
@@ -86,7 +86,7 @@ def release(tx: Transaction, reward_id: uuid.UUID, now: dt.datetime) -> Row:
     row = rewards.save(tx, row, status=RewardStatus.pending)
     if row.available_at is None or row.available_at <= now:
         row = _credit(tx, row, now)
-    rewards.announce(tx, signals.conversion_released, row, status=row.status)
+    rewards.announce(tx, ConversionReleased, row, status=row.status)
     return row
 
 

@@ -8,10 +8,12 @@ import fractions
 import typing as t
 import uuid
 
-from .. import signals
 from ..db.models import RewardRole
 from ..db.models import RewardStatus
 from ..errors import ReferralError
+from ..events import ConversionReinstated
+from ..events import ConversionReversed
+from ..events import ConversionVoided
 from ..results import ReversalReason
 from . import claims
 from . import facts
@@ -185,9 +187,9 @@ def _before_maturity(tx: Transaction, row: Row, due: int, status: RewardStatus) 
     row = rewards.save(tx, row, reversed_cents=due, status=status)
     if change < 0:
         # Credited with the rest, at maturity.
-        rewards.announce(tx, signals.conversion_reinstated, row, cents=0)
+        rewards.announce(tx, ConversionReinstated, row, cents=0)
     elif change > 0:
-        rewards.announce(tx, signals.conversion_voided, row, cents=change)
+        rewards.announce(tx, ConversionVoided, row, cents=change)
         return Change(row, ReversalReason.voided, change)
     return Change(row, ReversalReason.nothing_to_reverse)
 
@@ -207,8 +209,8 @@ def _after_credit(tx: Transaction, row: Row, due: int, status: RewardStatus) -> 
         )
     if taken < 0:
         rewards.give_back(tx, row, -taken)
-        rewards.announce(tx, signals.conversion_reinstated, row, cents=-taken)
+        rewards.announce(tx, ConversionReinstated, row, cents=-taken)
     elif taken > 0 or missing > before:
-        rewards.announce(tx, signals.conversion_reversed, row, cents=taken, shortfall_cents=missing)
+        rewards.announce(tx, ConversionReversed, row, cents=taken, shortfall_cents=missing)
         return Change(row, ReversalReason.reversed, taken)
     return Change(row, ReversalReason.nothing_to_reverse, taken)

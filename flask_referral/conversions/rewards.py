@@ -12,9 +12,7 @@ import typing as t
 import uuid
 
 import sqlalchemy as sa
-from blinker import NamedSignal
 
-from .. import signals
 from .. import wallet
 from ..clock import as_utc
 from ..db import sql
@@ -23,6 +21,9 @@ from ..db.models import Models
 from ..db.models import PAID
 from ..db.models import RewardRole
 from ..db.models import RewardStatus
+from ..events import ConversionCredited
+from ..events import ConversionReversed
+from ..events import Event
 from ..wallet import ADJUSTMENT
 from ..wallet import BONUS
 from ..words import gettext_noop
@@ -147,7 +148,7 @@ def credit(
     """
     paying = [row for row in rows if row.due_cents]
     for row in paying:
-        announce(tx, signals.conversion_credited, row, cents=row.due_cents)
+        announce(tx, ConversionCredited, row, cents=row.due_cents)
     if tx.wallet is None or not paying:
         return
     if not is_written:
@@ -196,7 +197,7 @@ def _net(tx: Transaction, user_id: t.Any, cents: int) -> None:
                 shortfall_cents=owed.shortfall_cents - taken,
             )
             missing = owed.shortfall_cents - taken
-            announce(tx, signals.conversion_reversed, owed, cents=taken, shortfall_cents=missing)
+            announce(tx, ConversionReversed, owed, cents=taken, shortfall_cents=missing)
         cents -= taken
 
 
@@ -212,15 +213,16 @@ def _entry(
     return wallet.Entry(row.user_id, cents, type, row.id, description, metadata)
 
 
-def announce(tx: Transaction, signal: NamedSignal, row: Row, **values: t.Any) -> None:
+def announce(tx: Transaction, event: t.Callable[..., Event], row: Row, **values: t.Any) -> None:
     """Tell of a reward when the transaction is committed."""
     tx.announce(
-        signal,
-        reward_id=row.id,
-        conversion_id=row.conversion_id,
-        user_id=row.user_id,
-        role=row.role,
-        **values,
+        event(
+            reward_id=row.id,
+            conversion_id=row.conversion_id,
+            user_id=row.user_id,
+            role=row.role,
+            **values,
+        )
     )
 
 

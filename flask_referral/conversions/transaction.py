@@ -11,14 +11,13 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import SessionTransaction
 
-from .. import signals
+from .. import outbox
 from ..db import sql
 from ..errors import ReferralError
 
 if t.TYPE_CHECKING:
-    from blinker import NamedSignal
-
     from ..db.models import Models
+    from ..events import Event
     from ..settings import Settings
 
 
@@ -86,9 +85,9 @@ class Transaction:
             self.models.connection(self.session)
             yield
 
-    def announce(self, signal: NamedSignal, **values: t.Any) -> None:
-        """Send a signal when the session's outermost transaction is committed, if it is."""
-        signals.send_after_commit(self.session, signal, **values)
+    def announce(self, event: Event) -> None:
+        """Tell of an event when the session's outermost transaction is committed, if it is."""
+        outbox.announce(self.db, self.session, self.models, self.settings, event)
 
 
 def _innermost(session: Session) -> SessionTransaction | None:

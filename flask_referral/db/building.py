@@ -19,6 +19,7 @@ from .models import ReferralDailySourceMixin
 from .models import ReferralDisabledMixin
 from .models import ReferralEventMixin
 from .models import ReferralIssuedCodeMixin
+from .models import ReferralOutboxMixin
 from .models import ReferralRewardMixin
 from .models import user_key
 from .models import VERSION_TABLE
@@ -80,6 +81,7 @@ def build_models(db: SQLAlchemy, user_model: t.Any) -> Models:
         ReferralDailySource=build("ReferralDailySource", ReferralDailySourceMixin),
         ReferralIssuedCode=build("ReferralIssuedCode", ReferralIssuedCodeMixin),
         ReferralDisabled=build("ReferralDisabled", ReferralDisabledMixin),
+        ReferralOutbox=build("ReferralOutbox", ReferralOutboxMixin),
         user_key=key,
         version_table=_version(metadata),
     )

@@ -118,14 +118,14 @@ def _moment(*, default: bool = False) -> t.Any:
     return mapped_column(sa.DateTime(timezone=True), server_default=server_default, nullable=True)
 
 
-def _json(name: str) -> t.Any:
+def _json(name: str, *, nullable: bool = True) -> t.Any:
     jsonb = JSONB(none_as_null=True)
     # Else its repr names a Text, which a script that a host generates on SQLite does not import.
     jsonb.astext_type = None  # type: ignore[assignment]
     type_ = sa.JSON(none_as_null=True).with_variant(jsonb, "postgresql")
     # "metadata" is taken on declarative classes.
     key = f"{name}_" if name == "metadata" else name
-    return mapped_column(name, type_, key=key, nullable=True)
+    return mapped_column(name, type_, key=key, nullable=nullable)
 
 
 def where(condition: str) -> dict[str, t.Any]:
@@ -564,6 +564,44 @@ class ReferralDisabledMixin(Mixin):
         yield _index("idx_referral_disabled_since", "since", "user_id")
 
 
+class ReferralOutboxMixin(Mixin):
+    """What is to be told of (table ``referral_outbox``); the row goes when that is done.
+
+    By numbers in the order in which it happened. No key of a user's refers to the user's row, so
+    that what happened is told of also where the account is gone.
+    """
+
+    __tablename__ = "referral_outbox"
+
+    id: Mapped[int] = mapped_column(
+        sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(), nullable=False
+    )
+    #: what receivers know it by, the same at each attempt
+    message_id: Mapped[uuid.UUID] = mapped_column(sa.Uuid(), nullable=False)
+    #: one of :data:`flask_referral.events.EVENTS`
+    event: Mapped[str] = _text()
+    #: the user's key whose events are told in order
+    subject: Mapped[str] = _text()
+    payload: Mapped[dict[str, t.Any]] = _json("payload", nullable=False)
+    #: UTC
+    created_at: Mapped[dt.datetime] = _moment(default=True)
+    attempts: Mapped[int] = mapped_column(sa.Integer(), server_default="0", nullable=False)
+    #: UTC; while somebody delivers it, when another one may
+    next_attempt_at: Mapped[dt.datetime] = _moment(default=True)
+    #: the receivers that have it already
+    done: Mapped[list[str] | None] = _json("done")
+    #: what went wrong last
+    error: Mapped[str | None] = _text(nullable=True)
+    #: UTC; when it was given up
+    set_aside_at: Mapped[dt.datetime | None] = _moment()
+
+    @classmethod
+    def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
+        waits = where("set_aside_at IS NULL")
+        yield _index("idx_referral_outbox_next_attempt_at", "next_attempt_at", "id", **waits)
+        yield _index("idx_referral_outbox_subject", "subject", "id", **waits)
+
+
 @dataclasses.dataclass(frozen=True)
 class Models:
     """The mapped classes in one host's metadata."""
@@ -577,6 +615,7 @@ class Models:
     ReferralDailySource: type[ReferralDailySourceMixin]
     ReferralIssuedCode: type[ReferralIssuedCodeMixin]
     ReferralDisabled: type[ReferralDisabledMixin]
+    ReferralOutbox: type[ReferralOutboxMixin]
     #: The key of the host's user table.
     user_key: sa.Column[t.Any]
     version_table: sa.Table
@@ -614,6 +653,7 @@ class Models:
             self.ReferralDailySource,
             self.ReferralIssuedCode,
             self.ReferralDisabled,
+            self.ReferralOutbox,
         )
 
     def bind(self, session: Session) -> sa.Engine | sa.Connection:

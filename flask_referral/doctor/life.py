@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import typing as t
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
@@ -18,10 +19,12 @@ from ..payments.events import Outcome
 from ..payments.known import DELIVERY
 from ..payments.retries import Wanted
 from ..results import ConversionReason
+from ..upkeep import deliverer
 from ..upkeep import rollup
 from .findings import Check
 from .findings import counted
 from .findings import EXAMPLES
+from .findings import fault
 from .findings import Finding
 from .findings import ok
 from .findings import Patient
@@ -31,6 +34,8 @@ from .findings import warning
 LATE = dt.timedelta(days=2)
 #: By then a reviewer has had time.
 REVIEW = dt.timedelta(days=7)
+#: By then a deliverer that runs has delivered.
+UNDELIVERED = dt.timedelta(minutes=30)
 #: Deliveries before that are nobody's concern any more.
 RECENT = dt.timedelta(days=7)
 #: So many clicks that have no sums make a referrer's statistics slow.
@@ -257,6 +262,46 @@ def waiting(patient: Patient) -> t.Iterator[Finding]:
         yield ok(f"{message} {cure}")
 
 
+def outbox(patient: Patient) -> t.Iterator[Finding]:
+    """Whether somebody delivers what is to be told of, and somebody takes it."""
+    settings, handlers = patient.state.settings, patient.state.loaders.handlers
+    if not settings.outbox:
+        if handlers:
+            yield fault(
+                "Functions are named with @referral.on, and nothing is kept for them: they are "
+                "never called.",
+                "Set REFERRAL_OUTBOX = True, and run flask referral deliver --watch.",
+            )
+        return
+    if not handlers and not settings.webhook_urls:
+        yield warning(
+            "REFERRAL_OUTBOX is on, and nobody is told: there are no functions of @referral.on, "
+            "and REFERRAL_WEBHOOK_URLS is empty.",
+            "Name one of them, or turn REFERRAL_OUTBOX off: it costs a statement for each event.",
+        )
+    for url in settings.webhook_urls:
+        if url.startswith("http:") and not patient.is_rehearsal:
+            yield warning(
+                f"What is posted to {urlsplit(url).hostname} can be read on its way.",
+                "Use https in REFERRAL_WEBHOOK_URLS.",
+            )
+    with patient.connect() as connection:
+        found = deliverer.waiting(connection, patient.state.models)
+    if found.set_aside:
+        events = counted(found.set_aside, "event was", "events were")
+        yield warning(
+            f"{events} given up after {deliverer.MOST_ATTEMPTS} attempts.",
+            "Column error of referral_outbox says why; then flask referral deliver --again.",
+        )
+    if found.since is not None and found.since < clock.now() - UNDELIVERED:
+        yield warning(
+            f"{counted(found.waiting, 'event waits', 'events wait')} in the outbox, the first "
+            f"since {_day(found.since)}.",
+            "Keep flask referral deliver --watch running, or let cron run flask referral deliver; "
+            "column error of referral_outbox says what receivers answered.",
+        )
+
+
 def _find_buyer(patient: Patient, provider: str) -> str:
     place = {
         "whop": "the checkout's metadata as user_id",
@@ -301,5 +346,6 @@ CHECKS = (
     Check("providers", providers, "No payment seems to be told of by two providers.", _NEEDS),
     Check("sums", sums, "Clicks of past days are summed up, or few.", _NEEDS),
     Check("deliveries", deliveries, "Webhooks found the buyers of the last 7 days.", _NEEDS),
+    Check("outbox", outbox, "The outbox is off, or empty but for the last minutes.", _NEEDS),
     Check("waiting", waiting, "No delivery waits to be handled once more.", _NEEDS),
 )

@@ -47,6 +47,8 @@ class Loaders:
     code_checker: CodeChecker | None = None
     #: by provider; finds who paid
     users: dict[str, BuyerLoader] = dataclasses.field(default_factory=dict)
+    #: by event and the function's name; takes what the outbox tells
+    handlers: dict[str, dict[str, t.Callable[..., t.Any]]] = dataclasses.field(default_factory=dict)
     #: by provider; a :data:`~flask_referral.payments.events.WebhookReader` each
     webhooks: dict[str, t.Callable[..., t.Any]] = dataclasses.field(default_factory=dict)
 

@@ -1,7 +1,8 @@
-"""Verify signed webhook deliveries.
+"""Sign and verify webhook deliveries.
 
-:func:`verify` knows Standard Webhooks 1.0 (github.com/standard-webhooks/standard-webhooks,
-``spec/standard-webhooks.md``), symmetric signatures ``v1`` only; :func:`verify_stripe` the scheme
+:func:`sign` and :func:`verify` know Standard Webhooks 1.0
+(github.com/standard-webhooks/standard-webhooks, ``spec/standard-webhooks.md``), symmetric
+signatures ``v1`` only; :func:`verify_stripe` the scheme
 ``v1`` of Stripe (docs.stripe.com/webhooks/signature; github.com/stripe/stripe-python,
 ``stripe/_webhook.py``).
 """
@@ -28,6 +29,15 @@ _ID = re.compile(r"[!-\-/-~]{1,255}")
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 # Twenty signatures, far more than any rotation sends.
 _LONGEST_SIGNATURES = 1024
+
+
+def sign(body: bytes, event_id: str, timestamp: str, keys: t.Sequence[bytes]) -> str:
+    """Return the ``webhook-signature`` of a delivery: one for each key, with blanks between.
+
+    :param timestamp: whole seconds since 1970 (UTC).
+    """
+    signed = f"{event_id}.{timestamp}.".encode() + body
+    return b" ".join(_sign(signed, key) for key in keys).decode()
 
 
 def verify(body: bytes, headers: Headers, keys: t.Sequence[bytes], *, now: float) -> str:

@@ -41,7 +41,10 @@ READABLE = {
 }
 USER_TABLES = tuple(READABLE)
 #: What the application works on; users have nothing on those that are not in USER_TABLES.
-SERVICE_TABLES = (*USER_TABLES, "referral_events", "referral_disabled")
+SERVICE_TABLES = (
+    *USER_TABLES,
+    *("referral_events", "referral_disabled", "referral_outbox"),
+)
 #: On each of SERVICE_TABLES: all rows for the application's login.
 SERVICE_POLICY = "referral_service"
 

@@ -114,7 +114,7 @@ def generate() -> ResponseReturnValue:
     code, _ = database.in_one_commit(
         state,
         lambda db: codes.get_or_create(db, state.models, user_id, reading=own_read(state, user_id)),
-        codes.announce,
+        codes.told,
     )
     return jsonify(code=code.code)
 
@@ -142,7 +142,7 @@ def choose_code() -> ResponseReturnValue:
         given = database.in_one_commit(
             state,
             lambda db: vanity.choose(db, state.models, state.settings, user_id, text, checker),
-            vanity.announce,
+            vanity.told,
             locks=True,
         )
     except CodeNotAllowed as error:

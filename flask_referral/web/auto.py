@@ -17,6 +17,7 @@ from sqlalchemy.orm import Mapper
 from sqlalchemy.orm import object_session
 
 from .. import attribution
+from .. import outbox
 from ..errors import ConfigurationError
 from ..host import identity
 from ..host.state import current_state
@@ -60,7 +61,8 @@ def _bind_visit(mapper: Mapper[t.Any], connection: sa.Connection, user: t.Any) -
                 return
             outcome = sign_ups.bind(state, connection, user_id, brought, is_shared=False)
         if (session := object_session(user)) is not None:
-            attribution.announce(outcome, session)
+            told = attribution.told(outcome)
+            outbox.announce(connection, session, state.models, state.settings, *told)
     except Exception:
         current_app.logger.exception("The new user was not bound to the visit of this request.")
 

@@ -8,11 +8,13 @@ import typing as t
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from .. import outbox
 from ..db import failures
 from ..db import qualified
 from ..db import sql
 
 if t.TYPE_CHECKING:
+    from ..events import Event
     from ..host.state import State
 T = t.TypeVar("T")
 
@@ -20,7 +22,7 @@ T = t.TypeVar("T")
 def in_one_commit(
     state: State,
     work: t.Callable[[sql.Connection], T],
-    announce: t.Callable[[T, Session | None], None],
+    told: t.Callable[[T], t.Sequence[Event]],
     *,
     locks: bool = False,
 ) -> T:
@@ -36,17 +38,19 @@ def in_one_commit(
     once more then, in a new transaction, if nothing of the host's is lost with the old one.
 
     :param locks: whether the work takes a lock that its later statements rely on.
-    :param announce: tells of the result, with the session that is about to be committed, or
-        with None after the commit.
+    :param told: returns what is to be told of the result, when it is committed.
     """
     scoped = state.db.session
+    # The outbox is written in the transaction of what it tells.
+    locks = locks or state.settings.outbox
     if scoped.registry.has() or state.uses_row_security or locks:
         session: Session = scoped()
 
         def work_and_announce(connection: sql.Connection) -> T:
             session.flush()
             result = work(connection)
-            announce(result, session)
+            state_of = (state.models, state.settings)
+            outbox.announce(connection, session, *state_of, *told(result))
             return result
 
         return _commit_or_repeat(
@@ -54,7 +58,7 @@ def in_one_commit(
         )
     with state.autocommit() as connection:
         result = _commit_or_repeat(state, connection, work, lambda: True)
-    announce(result, None)
+    outbox.announce(None, None, state.models, state.settings, *told(result))
     return result
 
 

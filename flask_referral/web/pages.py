@@ -91,7 +91,7 @@ def _make(state: State, user_id: t.Any) -> None:
     database.in_one_commit(
         state,
         lambda db: codes.get_or_create(db, state.models, user_id, reading=own_read(state, user_id)),
-        codes.announce,
+        codes.told,
     )
 
 
@@ -100,7 +100,7 @@ def _choose(state: State, user_id: t.Any) -> None:
     database.in_one_commit(
         state,
         lambda db: vanity.choose(db, state.models, state.settings, user_id, text, checker),
-        vanity.announce,
+        vanity.told,
         locks=True,
     )
 
@@ -109,7 +109,7 @@ def _rotate(state: State, user_id: t.Any) -> None:
     database.in_one_commit(
         state,
         lambda db: vanity.rotate(db, state.models, user_id),
-        vanity.announce,
+        vanity.told,
         locks=True,
     )
 

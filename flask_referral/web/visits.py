@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from .. import clicks
 from .. import clock
+from .. import outbox
 from ..clicks import Touch
 from ..clicks import Visit
 from ..host import identity
@@ -184,9 +185,9 @@ def _record(state: State, response: Response, visit: Visit) -> Touch | None:
     with database.beside_host(state, session) as db:
         recorded = clicks.record(db, state.models, state.settings, visit, cookies.secret())
         if session is not None:
-            clicks.announce(recorded, session)
+            _announce(state, session, recorded)
     if session is None:
-        clicks.announce(recorded, None)
+        _announce(state, None, recorded)
     if recorded is None:
         log_uncounted(visit.code, _UNKNOWN if visit.visitor_id is None else _UNKNOWN_OR_OWN)
         return None
@@ -212,7 +213,7 @@ def _record_later(state: State, response: Response, visit: Visit, session: Sessi
             with app.app_context():
                 with database.beside_host(state, None) as db:
                     recorded = clicks.record(db, state.models, state.settings, visit, secret)
-                clicks.announce(recorded, None)
+                _announce(state, None, recorded)
         except Exception as error:
             if not losses.takes(error, app.logger):
                 message = "The visit through referral code %s was not recorded."
@@ -220,6 +221,10 @@ def _record_later(state: State, response: Response, visit: Visit, session: Sessi
 
     response.call_on_close(insert)
     return touch_of(state, visit)
+
+
+def _announce(state: State, session: Session | None, recorded: clicks.Recorded | None) -> None:
+    outbox.announce(None, session, state.models, state.settings, *clicks.told(recorded))
 
 
 def visitor_id(state: State) -> t.Any:

@@ -30,7 +30,7 @@ USER_TABLES = (
     "referral_daily",
     "referral_daily_sources",
 )
-TABLES = (*USER_TABLES, "referral_events", "referral_disabled")
+TABLES = (*USER_TABLES, "referral_events", "referral_disabled", "referral_outbox")
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
 
@@ -155,6 +155,7 @@ def test_rights_of_both_roles(cluster: Cluster, host: Host, driver: str) -> None
     assert cluster.rights(user) == {table: {"SELECT"} for table in USER_TABLES} | {
         "referral_events": set(),
         "referral_disabled": set(),
+        "referral_outbox": set(),
         "referral_alembic_version": set(),
     }
     work = {"SELECT", "INSERT", "UPDATE", "DELETE"}
