@@ -17,12 +17,10 @@ from ..db import failures
 from ..db import qualified
 from ..errors import ReferralError
 from ..payments import retries
-from ..payments.events import Outcome
 from ..payments.handling import MENDABLE
 from ..payments.known import DELIVERY
 from ..payments.retries import FAILED
 from ..payments.retries import Wanted
-from ..results import ConversionReason
 from ..upkeep import acts
 from ..upkeep import review
 from . import batches

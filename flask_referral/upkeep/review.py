@@ -1,4 +1,4 @@
-"""What operators decide on rewards and deliveries, each act kept with who, why, before and after."""
+"""What operators decide on rewards and deliveries; each act is kept with who, why and what."""
 
 from __future__ import annotations
 

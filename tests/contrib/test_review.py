@@ -13,7 +13,6 @@ from flask_referral import signals
 from ..hosts import Host
 from ..money import pay
 from ..money import refer
-from ..money import withdraw
 from .conftest import MakeDesk
 
 

@@ -92,7 +92,10 @@ class Listing:
             ) from None
         return [
             sa.literal(moment, days.type_of(dialect)),
-            *(sa.literal(value, column.type) for column, value in zip(self.key, values, strict=True)),
+            *(
+                sa.literal(value, column.type)
+                for column, value in zip(self.key, values, strict=True)
+            ),
         ]
 
 

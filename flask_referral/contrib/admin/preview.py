@@ -37,9 +37,7 @@ class Effect(t.NamedTuple):
 
 def begin(state: State) -> Transaction:
     """Return the transaction of ``db.session``."""
-    return Transaction.begin(
-        state.db.session(), state.models, state.settings, state.wallet_table
-    )
+    return Transaction.begin(state.db.session(), state.models, state.settings, state.wallet_table)
 
 
 def foresee(state: State, reward: Row, work: t.Callable[[Transaction], object]) -> list[Effect]:

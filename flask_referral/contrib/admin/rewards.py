@@ -40,7 +40,7 @@ ACTS: dict[str, tuple[str, str, tuple[RewardStatus, ...]]] = {
     "void": ("Void", "It is given up for good, and never credited.", _WAITING),
     "take-back": (
         "Take back",
-        "The payment’s rewards are taken back, the buyer’s welcome bonus included.",
+        "The payment's rewards are taken back, the buyer's welcome bonus included.",
         (*_WAITING, RewardStatus.credited),
     ),
 }
@@ -77,9 +77,7 @@ class Rewards(Table):
         tx = preview.begin(state)
         rows: list[wallet.Shown] = []
         if (table := state.wallet_table) is not None:
-            rows = wallet.rows_of(
-                tx.db, state.models, table, reward.user_id, reward_id=reward.id
-            )
+            rows = wallet.rows_of(tx.db, state.models, table, reward.user_id, reward_id=reward.id)
         name_of = state.loaders.display_name
         people = dict.fromkeys(filter(None, (reward.user_id, reward.referred_user_id)))
         return self.show(

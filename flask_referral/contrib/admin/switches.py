@@ -53,7 +53,7 @@ class Disabled(Table):
         return self.show(
             "switch.html",
             422 if error else 200,
-            title="Switch a user’s code off" if act == "disable" else "Switch a user’s code on",
+            title="Switch a user's code off" if act == "disable" else "Switch a user's code on",
             act=act,
             user=request.values.get("user", ""),
             reason=request.form.get("reason", ""),

@@ -107,7 +107,7 @@ class Codes(Table):
     """Users' codes."""
 
     make = staticmethod(lists.codes)
-    about = "Each user’s code, the one that is shared, and what came of it."
+    about = "Each user's code, the one that is shared, and what came of it."
 
 
 class Referrals(Table):
