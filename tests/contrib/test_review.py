@@ -7,12 +7,14 @@ import typing as t
 
 import pytest
 import sqlalchemy as sa
+from flask_wtf import CSRFProtect
 
 from flask_referral import signals
 
 from ..hosts import Host
 from ..money import pay
 from ..money import refer
+from ..money import withdraw
 from .conftest import MakeDesk
 
 
@@ -111,3 +113,97 @@ def test_what_is_shown_first_stores_nothing_and_tells_nobody(host: Host, act: st
             signal.disconnect(receive)
     assert page.status_code == 200 and "What will happen" in page.text
     assert (rewards(host), ledger(host), history(host)) == before and told == []
+
+
+def test_a_refusal_is_a_sentence_on_the_page(host: Host) -> None:
+    hold(host)
+    credited, held = rewards(host)
+    refused = host.client().get(address(credited, "release"))
+    assert refused.status_code == 422 and "is credited, not held" in refused.text
+    for reason in ("", "  ", "x" * 501):
+        page = send(host, held, "release", reason=reason)
+        assert page.status_code == 422 and "Say why, for the record" in page.text
+    assert ledger(host) == [1000] and history(host) == []
+
+
+def test_a_reward_is_given_up_once(host: Host) -> None:
+    hold(host)
+    held = rewards(host)[1]
+    client = host.client()
+    form = form_of(client.get(address(held, "void")).text) | {"reason": "his own cards"}
+    assert [client.post(address(held, "void"), data=form).status_code for _ in range(2)] == [
+        303,
+        422,
+    ]
+    assert rewards(host)[1].status == "void" and ledger(host) == [1000]
+    assert [row.type for row in history(host)] == ["void"]
+
+
+def test_a_part_is_taken_back_once_and_another_part_after_it(host: Host) -> None:
+    hold(host)
+    credited = rewards(host)[0]
+    client = host.client()
+    shown = client.get(address(credited, "take-back") + "?amount_cents=300").text
+    assert "-$3.00" in shown and "$10.00 → $7.00" in shown
+    form = form_of(shown) | {"reason": "a part refunded"}
+    assert form["amount_cents"] == "300"
+    first, second = (client.post(address(credited, "take-back"), data=form) for _ in range(2))
+    assert "Taken back." in client.get(first.headers["Location"]).text
+    assert "done before" in client.get(second.headers["Location"]).text
+    assert ledger(host) == [1000, -300]
+    # Another form is another refund.
+    other = send(host, credited, "take-back", "?amount_cents=300", reason="one more")
+    assert other.status_code == 303 and ledger(host) == [1000, -300, -300]
+    assert [row.outcome for row in history(host)] == ["a part refunded", "one more"]
+
+
+@pytest.mark.parametrize("amount", ["0", "-5", "1.50", "ten", "99999999999"])
+def test_no_other_amount_is_taken_back(host: Host, amount: str) -> None:
+    hold(host)
+    page = host.client().get(f"{address(rewards(host)[0], 'take-back')}?amount_cents={amount}")
+    assert page.status_code == 422 and "a whole number of cents" in page.text
+    assert ledger(host) == [1000]
+
+
+def test_what_is_missing_in_the_wallet_is_shown_first(make_desk: MakeDesk) -> None:
+    host = make_desk(positive_wallet=True)
+    referrer = hold(host)
+    withdraw(host, referrer, 1500)
+    credited = rewards(host)[0]
+    shown = host.client().get(address(credited, "take-back")).text
+    assert "$5.00 → $0.00" in shown and "$5.00 is not in the wallet" in shown
+    assert send(host, credited, "take-back", reason="refunded").status_code == 303
+    assert rewards(host)[0].shortfall_cents == 500
+
+
+def test_without_a_wallet_it_is_recorded_only(make_desk: MakeDesk) -> None:
+    host = make_desk(wallet=False, REFERRAL_VELOCITY_LIMIT=1)
+    hold(host)
+    assert (
+        "The application has none" in host.client().get(address(rewards(host)[1], "release")).text
+    )
+    assert send(host, rewards(host)[1], "release", reason="known").status_code == 303
+    assert rewards(host)[1].status == "credited"
+
+
+def test_what_other_sites_send_is_refused(host: Host) -> None:
+    hold(host)
+    held = rewards(host)[1]
+    client = host.client()
+    form = form_of(client.get(address(held, "release")).text) | {"reason": "known"}
+    for path, values in {
+        address(held, "release"): form,
+        "/admin/referral_disabled/disable": {"user": str(held.user_id), "reason": "known"},
+        "/admin/referral_overview/": {},
+    }.items():
+        sent = client.post(path, data=values, headers={"Sec-Fetch-Site": "cross-site"})
+        assert sent.status_code == 403
+    assert ledger(host) == [1000] and history(host) == []
+
+
+def test_forms_carry_the_token_of_the_host(host: Host) -> None:
+    CSRFProtect(host.app)
+    hold(host)
+    held = rewards(host)[1]
+    assert host.client().post(address(held, "release"), data={"reason": "known"}).status_code == 400
+    assert send(host, held, "release", reason="known").status_code == 303
