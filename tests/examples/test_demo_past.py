@@ -124,6 +124,8 @@ def test_operators_see_what_is_held(seeded: Flask) -> None:
         user_id = db.session.scalar(operator)
     with client.session_transaction() as session:
         session["_user_id"] = str(user_id)
-    page = client.get("/operator/").text
-    assert page.count("for inviting") == held
-    assert "1. Ada" in page and "2. The Bread Letter" in page
+    page = client.get("/operator/", follow_redirects=True).text
+    assert f"{held} held reward" in page
+    assert "1. <bdi>Ada</bdi>" in page and "2. <bdi>The Bread Letter</bdi>" in page
+    queue = client.get("/operator/referral_rewards/?status=held").text
+    assert queue.count("<tr>") == held + 1
