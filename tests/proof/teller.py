@@ -22,6 +22,12 @@ from ..hosts import Host
 from ..hosts import make_host
 
 REFERRERS = 3
+#: The events that are delivered, and what each is known by.
+TOLD = {
+    "user_attributed": "user_id",
+    "conversion_created": "membership_id",
+    "conversion_credited": "reward_id",
+}
 
 
 def make(url: str) -> Host:
@@ -72,13 +78,11 @@ def _tell(host: Host, write: t.Callable[..., None]) -> None:
     # What a deliverer that was killed had in hand is taken soon.
     deliverer.LEASE = dt.timedelta(seconds=1)
 
-    def tell(event: OutboxEvent) -> None:
-        subject = getattr(event.data, "reward_id", None) or getattr(
-            event.data, "membership_id", event.data.user_id
-        )
-        write(event.type, subject, event.id)
+    for name, subject in TOLD.items():
 
-    for name in ("user_attributed", "conversion_created", "conversion_credited"):
+        def tell(event: OutboxEvent, subject: str = subject) -> None:
+            write(event.type, getattr(event.data, subject), event.id)
+
         host.referral.on(name)(tell)
     host.cli("deliver", "--watch")
 
