@@ -828,7 +828,7 @@ def test_settings_are_all_there_with_their_defaults() -> None:
     documented = {row[0]: row[1] for row in table("Settings")}
     shown = {}
     for field in dataclasses.fields(Settings):
-        is_secret_or_id = field.name.startswith(("whop_", "stripe_"))
+        is_secret_or_id = field.name.startswith(("whop_", "stripe_", "webhook_secret"))
         default = None if is_secret_or_id and field.default == () else field.default
         shown[PREFIX + field.name.upper()] = str(default)
     shown["REFERRAL_COOKIE_SECURE"] = "True` outside debug"
