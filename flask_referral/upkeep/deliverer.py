@@ -21,6 +21,7 @@ from flask.globals import app_ctx
 
 from .. import clock
 from ..clock import as_utc
+from ..db import qualified
 from ..db import sql
 from ..db.models import Models
 from ..events import EVENTS
@@ -121,6 +122,13 @@ def take_again(state: State) -> int:
     """Let what was set aside be tried again, from now on; return how much. One statement."""
     with state.autocommit() as db:
         return _again(db, state.models, now=clock.now()).rowcount
+
+
+def forget_user(connection: sa.Connection, models: Models, user_id: t.Any) -> None:
+    """Remove the events of a user that were given up. One statement."""
+    row = models.ReferralOutbox.__table__.c
+    is_given_up = sa.and_(row.subject == str(user_id), row.set_aside_at.is_not(None))
+    qualified.execute(connection, sa.delete(models.ReferralOutbox.__table__).where(is_given_up))
 
 
 class Waiting(t.NamedTuple):
