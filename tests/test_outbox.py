@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import contextlib
 import datetime as dt
 import http.server
 import itertools
@@ -138,6 +139,80 @@ def test_what_is_rolled_back_is_not_told(make: MakeHost) -> None:
             savepoint.rollback()
         host.db.session.commit()
     assert names(host) == ["code_created"]
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_code_made_over_http_and_its_row_are_one_transaction(
+    make: MakeHost, is_open: bool
+) -> None:
+    host = make(REFERRAL_OUTBOX=True, REFERRAL_VANITY_CODES=True)
+    host.current_user = host.add_user()
+    if is_open:
+
+        @host.app.before_request
+        def look() -> None:
+            host.db.session.execute(sa.select(host.User.id))
+
+    host.app.testing = False
+    client = host.client()
+    with renamed(host):
+        assert client.post("/api/referral/generate").status_code == 500
+        codes = host.referral.models.ReferralCode
+        with host.app.app_context():
+            assert host.db.session.scalars(sa.select(codes.code)).all() == []
+    made = client.post("/api/referral/generate").get_json()["code"]
+    assert client.post("/api/referral/generate").get_json()["code"] == made
+    assert client.put("/api/referral/code", json={"code": "ADA"}).status_code == 200
+    assert [row.payload["code"] for row in rows(host)] == [made, "ADA"]
+    assert set(names(host)) == {"code_created"}
+
+
+def test_a_sign_up_goes_on_where_its_event_cannot_be_kept(
+    make: MakeHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Then the user is not bound, and nothing is told: neither without the other."""
+    host = make(REFERRAL_AUTO_ATTRIBUTE=True, **ON)
+
+    @host.app.post("/signup")
+    def sign_up() -> str:
+        host.db.session.add(host.User(name="new"))
+        host.db.session.commit()
+        return "welcome"
+
+    _, code = add_referrer(host)
+    bound = sa.select(host.referral.models.ReferralClick.referred_user_id)
+    heard: list[t.Any] = []
+
+    def hear(app: t.Any, **values: t.Any) -> None:
+        heard.append(values)
+
+    with renamed(host), EVENTS["user_attributed"].signal.connected_to(hear):
+        client = browser(host)
+        client.get(f"/r/{code}")
+        assert client.post("/signup").text == "welcome"
+    assert "was not bound" in caplog.text
+    with host.app.app_context():
+        assert host.db.session.scalar(sa.select(host.User.id).filter_by(name="new"))
+        assert host.db.session.scalars(bound).all() == [None]
+    assert heard == []
+    with EVENTS["user_attributed"].signal.connected_to(hear):
+        client = browser(host)
+        client.get(f"/r/{code}", headers={"User-Agent": "Mozilla/5.0 (another one)"})
+        client.post("/signup")
+    assert len(heard) == 1
+    assert names(host) == ["code_created", "user_attributed"]
+
+
+@contextlib.contextmanager
+def renamed(host: Host) -> t.Iterator[None]:
+    """Let there be no outbox for a while."""
+    name = host.referral.models.ReferralOutbox.__tablename__
+    statements = f"ALTER TABLE {name} RENAME TO gone", f"ALTER TABLE gone RENAME TO {name}"
+    for number, statement in enumerate(statements):
+        with host.app.app_context(), host.db.engine.begin() as connection:
+            connection.exec_driver_sql(statement)
+        if number == 0:
+            yield
 
 
 @pytest.mark.parametrize(("is_on", "number"), [(False, 2), (True, 3)])
