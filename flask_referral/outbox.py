@@ -34,10 +34,13 @@ def announce(
     :param db: the connection of the transaction in which they happened.
     :param session: None where what is told is committed already; the outbox is off then.
     """
+    if settings.outbox:
+        # All of them first: where one cannot be kept, the caller's savepoint takes back the whole.
+        for event in events:
+            if event.is_kept:
+                assert db is not None
+                keep(db, models, event, clock.now())
     for event in events:
-        if settings.outbox and event.is_kept:
-            assert db is not None
-            keep(db, models, event, clock.now())
         signals.send_after_commit(session, event.signal, **event.values())
 
 

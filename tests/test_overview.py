@@ -25,6 +25,7 @@ from .history import NOON
 from .history import Referrer
 from .hosts import Host
 from .hosts import KEYS
+from .money import delete_user
 from .money import pay
 from .money import refer
 from .money import sign_up_on_days_of_their_own
@@ -162,6 +163,58 @@ def test_due_rewards_wait_for_a_run_of_mature(make: MakeHost, clock: Clock) -> N
     assert overview(host).waiting.due == 0
 
 
+def test_a_welcome_bonus_is_owed_and_is_nobodys_payment(make: MakeHost) -> None:
+    host = make(
+        REFERRAL_HOLD_DAYS=2,
+        reward_policy=lambda purchase: Reward(1000, referred_cents=300, campaign="launch"),
+    )
+    referrer, _ = add_referrer(host)
+    assert pay(host, refer(host, referrer)) == "pending"
+    found = overview(host)
+    (launch,) = found.campaigns
+    assert (launch.conversions, launch.payments, launch.pending_cents) == (1, 1, 1300)
+    assert (found.totals.conversions, found.totals.pending_cents) == (1, 1300)
+
+
+def test_a_sign_up_is_of_its_own_day(make: MakeHost, at_noon: Clock) -> None:
+    """A click of before the period brings a sign-up into it, before and after the roll-up."""
+    host = make()
+    Referrer(host).click(NOON - 3 * DAY, by=host.add_user(), bound_at=NOON - DAY)
+    for _ in range(2):
+        found = overview(host, 2)
+        assert [(day.clicks, day.signups) for day in found.daily] == [(0, 1), (0, 0)]
+        assert (found.period.clicks, found.period.signups) == (0, 1)
+        assert (found.totals.clicks, found.totals.signups) == (1, 1)
+        host.cli("rollup")
+
+
+def test_who_is_deleted_takes_no_days_of_others_along(make: MakeHost, at_noon: Clock) -> None:
+    """Where the only sums of the last closed days go, nothing of others is lost or doubled."""
+    host = make()
+    leaving, staying = Referrer(host), Referrer(host)
+    staying.click(NOON - 5 * DAY, NOON - 4 * DAY, NOON)
+    leaving.click(NOON - 4 * DAY, NOON - 2 * DAY, NOON - DAY)
+    host.cli("rollup")
+    assert overview(host).totals.clicks == 6
+    delete_user(host, leaving.id)
+    assert overview(host).totals.clicks == 3
+    staying.click(NOON)
+    host.cli("rollup")
+    assert overview(host).totals.clicks == 4
+    at_noon.turn(days=1)
+    host.cli("rollup")
+    assert overview(host).totals.clicks == 4
+
+
+def test_a_replica_is_read_from(new_sqlite_url: t.Callable[[], str], host_on: t.Any) -> None:
+    urls = new_sqlite_url(), new_sqlite_url()
+    copy = host_on(urls[1])
+    Referrer(copy).click(NOON, NOON)
+    binds = {"SQLALCHEMY_BINDS": {"replica": urls[1]}, "REFERRAL_READ_BIND": "replica"}
+    host = host_on(urls[0], **binds)
+    assert overview(host).totals.clicks == 2
+
+
 def test_nothing_is_nothing(make: MakeHost) -> None:
     found = overview(make(), 3)
     assert (found.totals.signup_rate, found.totals.conversion_rate) == (None, None)
@@ -227,6 +280,26 @@ def test_the_command_prints_what_operators_ask(make_sqlite: MakeHost, at_noon: C
     assert (first["rank"], first["user"], first["earned_cents"]) == (1, referrer.id, 123456)
     assert host.cli("leaderboard", "--days", "1", "--limit", "1").exit_code == 0
     assert "--days" in host.failure("overview", "--days", "0", status=2)
+
+
+def test_tables_obey_nobody_and_stay_in_line(make_sqlite: MakeHost, at_noon: Clock) -> None:
+    """Whatever letters names are in: a terminal gives some of them two places, some none."""
+    host = make_sqlite()
+    referrer = Referrer(host)
+    host.referral.display_name_loader(lambda user: "春\x1b[2J")
+    referrer.convert(NOON, "credited", 500)
+    names = ("春の祭り", "e\u0301te\u0301", "May\x1b[31m\u202e")
+    for number, name in enumerate(names, 1):
+        referrer.click(*[NOON] * number, utm_campaign=name)
+    text = host.cli("overview", "--days", "1").stdout + host.cli("leaderboard").stdout
+    assert not {"\x1b", "\u202e"} & set(text)
+    assert "May\\x1b[31m\\u202e" in text and "春\\x1b[2J" in text
+    lines = text.splitlines()
+    begin = next(at for at, line in enumerate(lines) if line.startswith("Campaign of links"))
+    # "春の祭り" takes eight places, and the accents none.
+    table = lines[begin : begin + 4]
+    ends = [len(line) + (4 if "春" in line else 0) - line.count("\u0301") for line in table]
+    assert len(set(ends)) == 1, table
 
 
 def test_a_board_without_customers_says_so(make_sqlite: MakeHost) -> None:

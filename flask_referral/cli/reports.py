@@ -19,6 +19,7 @@ from .group import json_option
 from .group import report
 from .group import state
 from .terminal import value
+from .terminal import width
 from .users import named_source
 
 Cell = str | int
@@ -156,11 +157,16 @@ def _table(titles: t.Sequence[str], rows: t.Sequence[t.Sequence[Cell]]) -> str:
     lines += [
         [f"{cell:,}" if isinstance(cell, int) else value(cell) for cell in row] for row in rows
     ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+            _padded(cell, most, is_figure=bool(place))
+            for place, (cell, most) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )
+
+
+def _padded(cell: str, most: int, *, is_figure: bool) -> str:
+    spaces = " " * (most - width(cell))
+    return spaces + cell if is_figure else cell + spaces

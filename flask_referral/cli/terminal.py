@@ -27,3 +27,17 @@ def printable(text: str, *, keep: str = "\n") -> str:
 def value(given: object) -> str:
     """Return one value from outside, on one line."""
     return printable(str(given), keep="")
+
+
+def width(text: str) -> int:
+    """Return how many places a printable text takes: wide letters two, combining marks none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0
+        if unicodedata.category(character) in ("Mn", "Me")
+        else 2
+        if unicodedata.east_asian_width(character) in "WF"
+        else 1
+        for character in text
+    )

@@ -15,6 +15,7 @@ from ..conversions.facts import Kind
 from ..db import qualified
 from ..db.models import RewardRole
 from . import acts
+from . import deliverer
 from . import deliveries
 from . import purge
 
@@ -63,7 +64,7 @@ def export(
     daily_source = models.ReferralDailySource.__table__.c
     conversion = models.ReferralConversion.__table__.c
     reward = models.ReferralReward.__table__.c
-    event = models.ReferralEvent.__table__.c
+    event, outbox = models.ReferralEvent.__table__.c, models.ReferralOutbox.__table__.c
 
     def rows(columns: t.Iterable[t.Any], where: t.Any, order: t.Any) -> list[dict[str, t.Any]]:
         found = qualified.execute(connection, sa.select(*columns).where(where).order_by(order))
@@ -129,6 +130,11 @@ def export(
                 sa.and_(event.user_id == user_id, event.kind != acts.KIND),
             ),
             event.received_at,
+        ),
+        "outbox": rows(
+            (outbox.event, outbox.created_at),
+            deliverer.is_about(models, user_id),
+            outbox.id,
         ),
         "acts": rows(
             (event.type, event.outcome.label("reason"), event.received_at),
@@ -231,6 +237,7 @@ def erase(connection: sa.Connection, models: Models, user_id: t.Any, now: dt.dat
         gone = sa.delete(table).where(table.c.referrer_user_id == user_id)
         sums += qualified.execute(connection, gone).rowcount
     acts.forget_user(connection, models, user_id)
+    deliverer.forget_user(connection, models, user_id)
     own_clicks = purge.clear(connection, models, is_own, sa.true(), (*purge.PERSONAL, *purge.TAGS))
     if not (clicks or sums or own_clicks or code or forgotten):
         codes.require_user(connection, models, user_id)

@@ -60,9 +60,9 @@ def _bind_visit(mapper: Mapper[t.Any], connection: sa.Connection, user: t.Any) -
             if _is_made_by_somebody(state, user, user_id):
                 return
             outcome = sign_ups.bind(state, connection, user_id, brought, is_shared=False)
-        if (session := object_session(user)) is not None:
-            told = attribution.told(outcome)
-            outbox.announce(connection, session, state.models, state.settings, *told)
+            if (session := object_session(user)) is not None:
+                told = attribution.told(outcome)
+                outbox.announce(connection, session, state.models, state.settings, *told)
     except Exception:
         current_app.logger.exception("The new user was not bound to the visit of this request.")
 

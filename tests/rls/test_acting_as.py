@@ -332,6 +332,20 @@ def test_the_library_reads_codes_under_row_level_security(world: World) -> None:
             connection.execute(sa.delete(code).where(code.user_id == stranger))
 
 
+def test_the_overview_is_of_everybody_or_refused(world: World) -> None:
+    """It never takes what one user may see for the whole program."""
+    host = world.host
+    with host.app.app_context():
+        assert host.referral.overview().totals.conversions == 2
+        with (
+            pytest.raises(sa.exc.ProgrammingError, match="permission denied"),
+            host.referral.acting_as(world.ids[0]),
+        ):
+            host.referral.overview()
+        host.db.session.rollback()
+        assert host.referral.overview().totals.conversions == 2
+
+
 def test_get_or_create_code_makes_a_code_under_row_level_security(world: World) -> None:
     host = world.host
     stranger = world.ids[2]
