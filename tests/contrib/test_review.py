@@ -99,6 +99,12 @@ def test_what_is_shown_first_stores_nothing_and_tells_nobody(host: Host, act: st
     before = rewards(host), ledger(host), history(host)
     told: list[t.Any] = []
 
+    @host.app.after_request
+    def commit(response: t.Any) -> t.Any:
+        # As a host does that ends each request so.
+        host.db.session.commit()
+        return response
+
     def receive(sender: t.Any, **values: t.Any) -> None:
         told.append(values)
 
@@ -117,6 +123,23 @@ def test_what_is_shown_first_stores_nothing_and_tells_nobody(host: Host, act: st
             signal.disconnect(receive)
     assert page.status_code == 200 and "What will happen" in page.text
     assert (rewards(host), ledger(host), history(host)) == before and told == []
+
+
+def test_the_outbox_tells_of_what_was_done_and_not_of_what_was_shown(make_desk: MakeDesk) -> None:
+    host = make_desk(REFERRAL_VELOCITY_LIMIT=1, REFERRAL_OUTBOX=True)
+    hold(host)
+    outbox = host.referral.models.ReferralOutbox.__table__
+
+    def events() -> list[str]:
+        with host.app.app_context(), host.db.engine.connect() as db:
+            return list(db.scalars(sa.select(outbox.c.event).order_by(outbox.c.id)))
+
+    before = events()
+    client, held = host.client(), rewards(host)[1]
+    form = form_of(client.get(address(held, "release")).text) | {"reason": "known"}
+    assert events() == before
+    assert client.post(address(held, "release"), data=form).status_code == 303
+    assert events()[len(before) :] == ["conversion_credited", "conversion_released"]
 
 
 def test_a_refusal_is_a_sentence_on_the_page(host: Host) -> None:
