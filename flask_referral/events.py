@@ -20,7 +20,8 @@ from .db.plain import plain
 
 E = t.TypeVar("E", bound="Event")
 
-_USERS = frozenset(("user_id", "referrer_id", "referred_id"))
+#: The fields that are keys of users.
+USERS = frozenset(("user_id", "referrer_id", "referred_id"))
 _IDS = frozenset(("click_id", "conversion_id", "reward_id"))
 #: By their names.
 EVENTS: dict[str, type[Event]] = {}
@@ -59,8 +60,8 @@ class Event:
         """
         values = dict(payload)
         for name, value in payload.items():
-            if value is not None and name in _USERS | _IDS:
-                values[name] = key(value) if name in _USERS else uuid.UUID(value)
+            if value is not None and name in USERS | _IDS:
+                values[name] = key(value) if name in USERS else uuid.UUID(value)
         return cls(**values)
 
 

@@ -94,7 +94,7 @@ def page(
             rows = _newest(db, models, **values)
         else:
             rows = _older(db, models, at=begin[0], click=begin[1], **values)
-    found = [(_entry(row), row.id) for row in rows[:limit]]
+    found = [(entry(row), row.id) for row in rows[:limit]]
     entries = [entry for entry, _ in found]
     is_last = len(rows) <= limit
     return Page(entries, [id for _, id in found], None if is_last else entries[-1].cursor)
@@ -107,7 +107,8 @@ def users_of(
     return {row.id: row.referred_user_id for row in _users(db, models, clicks=[*click_ids])}
 
 
-def _entry(row: t.Any) -> ReferralEntry:
+def entry(row: t.Any) -> ReferralEntry:
+    """Return a row of :func:`summed`; nobody has a name."""
     at = as_utc(row.bound_at)
     state, reason = _state(row)
     is_waiting = state is ReferralState.pending and row.available_at is not None
@@ -158,7 +159,6 @@ def _older(models: Models, dialect: str) -> sa.Select[t.Any]:
 
 def _page(models: Models, *where: sa.ColumnElement[bool]) -> sa.Select[t.Any]:
     click = models.ReferralClick.__table__.c
-    reward = models.ReferralReward.__table__.c
     user = sa.bindparam("user", type_=models.user_key.type)
     shown = (
         sa.select(click.id, click.bound_at)
@@ -167,6 +167,22 @@ def _page(models: Models, *where: sa.ColumnElement[bool]) -> sa.Select[t.Any]:
         .limit(sa.bindparam("limit", type_=sa.Integer()))
         .subquery("shown")
     )
+    return summed(models, shown, user)
+
+
+def summed(
+    models: Models,
+    shown: sa.Subquery,
+    user: sa.ColumnElement[t.Any],
+    *columns: sa.ColumnElement[t.Any],
+) -> sa.Select[t.Any]:
+    """Return referrals with what each of them earned its referrer, newest first.
+
+    :param shown: clicks, with ``id`` and ``bound_at``.
+    :param user: their referrer, a parameter or a column of ``shown``.
+    :param columns: further columns of ``shown``.
+    """
+    reward = models.ReferralReward.__table__.c
     is_paid = reward.status.in_(sql.words(*PAID))
     is_void = reward.status == sql.word(RewardStatus.void)
     is_pending = reward.status == sql.word(RewardStatus.pending)
@@ -191,6 +207,7 @@ def _page(models: Models, *where: sa.ColumnElement[bool]) -> sa.Select[t.Any]:
         sa.select(
             shown.c.id,
             shown.c.bound_at,
+            *columns,
             total(one, counted).label("payments"),
             total(one, is_pending).label("pending"),
             total(one, is_held).label("held"),
@@ -205,7 +222,7 @@ def _page(models: Models, *where: sa.ColumnElement[bool]) -> sa.Select[t.Any]:
         )
         .select_from(shown)
         .outerjoin(models.ReferralReward.__table__, rewards)
-        .group_by(shown.c.id, shown.c.bound_at)
+        .group_by(shown.c.id, shown.c.bound_at, *columns)
         .order_by(shown.c.bound_at.desc(), shown.c.id.desc())
     )
 

@@ -339,9 +339,18 @@ class Shown(t.NamedTuple):
 
 
 def rows_of(
-    db: sql.Connection, models: Models, table: sa.Table, user_id: t.Any, limit: int = SHOWN
+    db: sql.Connection,
+    models: Models,
+    table: sa.Table,
+    user_id: t.Any,
+    limit: int = SHOWN,
+    *,
+    reward_id: uuid.UUID | None = None,
 ) -> list[Shown]:
-    """Return what the program gave to a wallet and took from it, newest first. One statement."""
+    """Return what the program gave to a wallet and took from it, newest first. One statement.
+
+    :param reward_id: of which reward; None: of all.
+    """
     columns = columns_of(table)
     # Compared and read as text, since it may be an enum of the host's.
     is_ours = sa.cast(columns["reference_type"], sa.Text()) == REFERENCE_TYPE
@@ -351,18 +360,47 @@ def rows_of(
         else (sa.cast(columns[name], sa.Text()) if name == "status" else columns[name]).label(name)
         for name in Shown._fields
     ]
-    newest = [columns["created_at"].desc()] if "created_at" in columns else []
-    query = (
-        sa.select(*shown)
-        .where(columns["user_id"] == user_id, is_ours)
-        .order_by(*newest, *(key.desc() for key in table.primary_key))
-        .limit(limit)
-    )
+    query = sa.select(*shown).where(columns["user_id"] == user_id, is_ours)
+    if reward_id is not None:
+        reference = columns["reference_id"]
+        query = query.where(reference == _reference(reference, reward_id))
+    query = query.order_by(*_newest_first(table)).limit(limit)
     found = map(Shown._make, qualified.execute(db, query, {}))
     return [
         row._replace(created_at=as_utc(row.created_at)) if row.created_at is not None else row
         for row in found
     ]
+
+
+class Standing(t.NamedTuple):
+    """What is in a wallet.
+
+    :param balance_cents: as the host's trigger wrote it into the newest row; None where the
+        wallet has no ``balance_after_cents``, or no row.
+    :param total_cents: the sum of all rows, whatever their ``status``.
+    """
+
+    balance_cents: int | None
+    total_cents: int
+
+
+def standing(db: sql.Connection, table: sa.Table, user_id: t.Any) -> Standing:
+    """Return what is in a wallet at this moment. Two statements; one without balances."""
+    columns = columns_of(table)
+    own = columns["user_id"] == user_id
+    total = sa.select(sa.func.coalesce(sa.func.sum(columns["amount_cents"]), 0)).where(own)
+    balance = None
+    if "balance_after_cents" in columns:
+        newest = sa.select(columns["balance_after_cents"]).where(own)
+        newest = newest.order_by(*_newest_first(table)).limit(1)
+        balance = qualified.execute(db, newest, {}).scalar()
+    return Standing(balance, int(qualified.execute(db, total, {}).scalar() or 0))
+
+
+def _newest_first(table: sa.Table) -> list[sa.ColumnElement[t.Any]]:
+    columns = columns_of(table)
+    newest = [columns["created_at"].desc()] if "created_at" in columns else []
+    return [*newest, *(key.desc() for key in table.primary_key)]
 
 
 def columns_of(table: sa.Table) -> dict[str, sa.Column[t.Any]]:

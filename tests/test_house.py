@@ -13,6 +13,7 @@ import flask_referral
 PACKAGE = Path(flask_referral.__file__).parent
 #: From the roof to the ground: a module imports what is below it, or beside it in its own floor.
 FLOORS = (
+    ("contrib",),
     ("extension", "__init__", "testing"),
     ("cli",),
     ("web", "doctor"),

@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 from standardwebhooks import Webhook
 
+from benchmarks import plans
 from flask_referral import ConfigurationError
 from flask_referral import OutboxEvent
 from flask_referral.events import ConversionCredited
@@ -221,7 +222,8 @@ def test_without_the_setting_nothing_is_kept_and_nothing_costs(
     host = make(REFERRAL_OUTBOX=is_on)
     host.current_user = host.add_user()
     with host.statements() as seen:
-        host.client().post("/api/referral/generate")
+        answer = host.client().post("/api/referral/generate")
+    assert answer.status_code == 200
     assert (len(seen), len(rows(host))) == (number, is_on)
     if not is_on:
         assert "set REFERRAL_OUTBOX = True" in host.failure("deliver")
@@ -335,24 +337,25 @@ def test_events_of_one_user_are_told_in_order_and_others_do_not_wait(
     make: MakeHost, clock: Clock
 ) -> None:
     host = make(key="str", **ON)
-    told: list[str] = []
+    told: list[tuple[str, uuid.UUID]] = []
     is_broken = True
 
     @host.referral.on("code_created")
     def mail(event: OutboxEvent) -> None:
         if event.data.user_id == "ada" and is_broken:
             raise RuntimeError
-        told.append(event.data.user_id)
+        told.append((event.data.user_id, event.id))
 
     put(host, "ada", 3)
     put(host, "bob", 2)
+    order = [(row.subject, row.message_id) for row in rows(host)]
     clock.time = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
     assert deliver(host)["waiting"] == 3
-    assert told == ["bob", "bob"]
+    assert told == order[3:]
     is_broken = False
     clock.turn(minutes=1)
     assert deliver(host)["waiting"] == 0
-    assert told == ["bob", "bob", "ada", "ada", "ada"]
+    assert told == [*order[3:], *order[:3]]
 
 
 def test_any_number_may_deliver_at_once(make_postgresql: MakeHost) -> None:
@@ -534,16 +537,85 @@ def test_doctor_says_when_nothing_is_kept_for_those_who_wait(make_sqlite: MakeHo
 
 
 def test_export_tells_what_waits_and_erase_removes_what_was_given_up(make: MakeHost) -> None:
+    """Also where the user is whom somebody else's event is about."""
     host = make(**ON)
-    referrer, _ = add_referrer(host)
-    told = json.loads(host.cli("export", str(referrer)).stdout)
-    assert [row["event"] for row in told["outbox"]] == ["code_created"]
+    _, code = add_referrer(host)
+    friend = host.add_user()
+    with host.app.app_context():
+        host.referral.attribute(friend, code=code)
+        host.db.session.commit()
+    told = json.loads(host.cli("export", str(friend)).stdout)
+    assert [row["event"] for row in told["outbox"]] == ["user_attributed"]
+    give_up(host, dt.datetime.now(dt.UTC))
+    put(host, str(friend))
+    host.cli("erase", str(friend), "--yes")
+    assert names(host) == ["code_created", "code_created"]
+
+
+def give_up(host: Host, at: dt.datetime) -> None:
     row = host.referral.models.ReferralOutbox.__table__
     with host.app.app_context(), host.db.engine.begin() as connection:
-        connection.execute(sa.update(row).values(set_aside_at=dt.datetime.now(dt.UTC)))
-    put(host, str(referrer))
-    host.cli("erase", str(referrer), "--yes")
-    assert len(rows(host)) == 1
+        connection.execute(sa.update(row).values(set_aside_at=at))
+
+
+def test_purge_forgets_what_was_given_up_long_ago(make: MakeHost) -> None:
+    host = make(**ON)
+    add_referrer(host)
+    purge = ("purge", "--clicks-older-than", "30", "--yes")
+    for days, left in ((179, 1), (181, 0)):
+        give_up(host, dt.datetime.now(dt.UTC) - dt.timedelta(days=days))
+        host.cli(*purge)
+        assert len(rows(host)) == left
+
+
+def test_a_deliverer_that_was_too_slow_removes_nothing_of_later(make: MakeHost) -> None:
+    """SQLite gives the number of a row that is gone to the next one."""
+    host = make(**ON)
+    first, second = host.add_user(), host.add_user()
+    told: list[t.Any] = []
+
+    @host.referral.on("code_created")
+    def slow(event: OutboxEvent) -> None:
+        told.append(event.data.user_id)
+        if len(told) > 1:
+            return
+        # Its lease is over: another one delivers the event, and something new happens.
+        row = host.referral.models.ReferralOutbox.__table__
+        past = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+        with host.app.app_context():
+            host.db.session.execute(sa.update(row).values(next_attempt_at=past))
+            host.db.session.commit()
+            assert deliverer.deliver(host.referral.state) == "delivered"
+            host.referral.get_or_create_code(second)
+            host.db.session.commit()
+
+    with host.app.app_context():
+        host.referral.get_or_create_code(first)
+        host.db.session.commit()
+    deliver(host)
+    assert told == [first, first, second]
+
+
+def test_who_takes_an_event_reads_no_more_than_is_due(
+    make_postgresql: MakeHost,
+) -> None:
+    host = make_postgresql(key="str", **ON)
+    for subject in map(str, range(100)):
+        put(host, subject, 5)
+    with host.app.app_context():
+        engine = host.db.engine
+        row = host.referral.models.ReferralOutbox.__table__
+        later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
+        with engine.begin() as db:
+            db.execute(sa.update(row).where(row.c.id > 3).values(next_attempt_at=later))
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+            db.execute(sa.text("VACUUM ANALYZE referral_outbox"))
+        with plans.sent(engine) as seen:
+            assert deliverer.deliver(host.referral.state) == "delivered"
+    with engine.connect() as db:
+        scans = [scan for each in seen for scan in plans.scans(each.explain(db)["Plan"])]
+    assert scans
+    assert not [scan for scan in scans if scan.is_whole]
 
 
 def test_every_event_can_be_written_down_and_read_again() -> None:

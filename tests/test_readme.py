@@ -45,6 +45,7 @@ from flask_referral import testing
 from flask_referral import WebhookEvent
 from flask_referral.cli import referral
 from flask_referral.errors import CodeNotAllowed
+from flask_referral.events import EVENTS
 from flask_referral.settings import PREFIX
 from flask_referral.settings import Settings
 from flask_referral.web import widgets
@@ -296,6 +297,41 @@ def test_the_hosts_own_check_runs_as_pasted(block: Block, make_sqlite: MakeHost)
     with host.app.app_context():
         reasons = [host.referral.attribute(user, code=code).reason for user in (same, other)]
     assert reasons == ["refused", "attributed"]
+
+
+@runs("Events", "mail_the_referrer", "deliver --watch")
+def test_the_referrer_is_mailed_as_pasted(blocks: list[Block], make_sqlite: MakeHost) -> None:
+    host = make_sqlite(REFERRAL_OUTBOX=True)
+    sent: list[tuple[str, str, str]] = []
+
+    def send_mail(to: str, text: str, *, message_id: t.Any) -> None:
+        sent.append((to, text, str(message_id)))
+
+    mail, command = blocks
+    host.User.email = "ada@example.com"
+    names = {"db": host.db, "User": host.User, "send_mail": send_mail}
+    execute_block(mail, referral=host.referral, **names)
+    referrer, _ = add_referrer(host)
+    assert pay(host, refer(host, referrer)) == "converted"
+    arguments = command.source.split()[2:]
+    assert arguments == ["referral", "deliver", "--watch"]
+    host.cli("deliver")
+    ((to, text, message_id),) = sent
+    assert (to, text) == ("ada@example.com", "You have earned 10.00.")
+    assert message_id
+
+
+def test_the_table_of_events_is_what_is_told() -> None:
+    rows = [
+        [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        for line in section("Events").splitlines()
+        if line.startswith("| `")
+    ]
+    assert [row[0] for row in rows] == list(EVENTS)
+    for (_, fields, subject, _), event in zip(rows, EVENTS.values(), strict=True):
+        names = [field.name for field in dataclasses.fields(t.cast(t.Any, event))]
+        assert fields.replace("`", "").split(", ") == names
+        assert subject == (event.subject if event.is_kept else "not in the outbox")
 
 
 @runs("Codes of one's own", "code_checker")
@@ -792,7 +828,7 @@ def test_settings_are_all_there_with_their_defaults() -> None:
     documented = {row[0]: row[1] for row in table("Settings")}
     shown = {}
     for field in dataclasses.fields(Settings):
-        is_secret_or_id = field.name.startswith(("whop_", "stripe_"))
+        is_secret_or_id = field.name.startswith(("whop_", "stripe_", "webhook_secret"))
         default = None if is_secret_or_id and field.default == () else field.default
         shown[PREFIX + field.name.upper()] = str(default)
     shown["REFERRAL_COOKIE_SECURE"] = "True` outside debug"

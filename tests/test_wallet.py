@@ -105,7 +105,7 @@ def test_wallets_whose_owners_cannot_be_locked_are_locked_by_name(
     host = make_postgresql()
     referrers = [host.add_user(), host.add_user()]
     referred = [refer(host, referrer) for referrer in referrers]
-    tables = ("codes", "clicks", "conversions", "rewards", "events")
+    tables = ("codes", "clicks", "conversions", "rewards", "events", "disabled")
     execute(
         host,
         "CREATE ROLE nolock_app LOGIN",

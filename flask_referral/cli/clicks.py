@@ -12,6 +12,7 @@ from flask.cli import with_appcontext
 from .. import clicks
 from .. import clock
 from ..db.models import Models
+from ..upkeep import deliverer
 from ..upkeep import deliveries
 from ..upkeep import purge as purging
 from ..upkeep import rollup as summing
@@ -101,6 +102,8 @@ def purge(days: int, delete: bool, yes: bool, as_json: bool) -> None:
                 summary=lambda done: f"forgot {plural(sum(done), 'delivery', 'deliveries')}",
             )
         )
+        deliverer.forget_old(connection, models, now)
+        connection.commit()
     cleared, deleted = _totals(purged)
     data = {"cleared": cleared, "deleted": deleted, "deliveries": forgotten_deliveries}
     text = _summary(purged).capitalize()

@@ -17,13 +17,12 @@ from ..db import failures
 from ..db import qualified
 from ..errors import ReferralError
 from ..payments import retries
-from ..payments.events import Outcome
 from ..payments.handling import MENDABLE
 from ..payments.known import DELIVERY
 from ..payments.retries import FAILED
 from ..payments.retries import Wanted
-from ..results import ConversionReason
 from ..upkeep import acts
+from ..upkeep import review
 from . import batches
 from .batches import plural
 from .group import confirm
@@ -37,15 +36,6 @@ from .terminal import value
 
 #: How many failures are told in full.
 _EXAMPLES = 5
-_WHY: dict[str, str] = {
-    Outcome.unknown_user: "The buyer was not found among the users. Once the provider's user "
-    "loader finds them, it can be handled once more.",
-    Outcome.other_company: "It is of a company that REFERRAL_WHOP_COMPANY_ID does not list. Add "
-    "it, if it is yours; then it can be handled once more.",
-    ConversionReason.not_referred: "Nobody had referred the buyer. Once somebody has, it can be "
-    "handled once more.",
-}
-
 events = AppGroup("events", help="Deliveries that paid nothing for now: list, show, retry.")
 
 outcome_option = click.option(
@@ -100,8 +90,8 @@ def show(event: str, provider: str | None, as_json: bool) -> None:
     ]
     lines += [f"{name:<12}  {json.dumps(item)}" for name, item in kept.items() if item != {}]
     lines.append(f"{'outcome':<12}  {row.outcome}")
-    if row.outcome in _WHY:
-        lines.append(_WHY[row.outcome] if kept else f"{row.outcome}: {_gone(row)}")
+    if row.outcome in retries.WHY:
+        lines.append(retries.WHY[row.outcome] if kept else f"{row.outcome}: {_gone(row)}")
     report(as_json, data, "\n".join(lines))
 
 
@@ -179,17 +169,9 @@ def retry(
 def _once_more(row: t.Any, failed: list[str], by: acts.Operator | None) -> str:
     current = state()
     try:
-        outcome = retries.once_more(current, row)
-        if by is not None:
-            acts.record_retry(
-                current.models.connection(current.db.session()),
-                current.models,
-                by,
-                row,
-                outcome,
-                now=clock.now(),
-            )
-        return outcome
+        if by is None:
+            return retries.once_more(current, row)
+        return review.retry(current, by, row, clock.now())
     except Exception as error:
         current.db.session.rollback()
         if isinstance(error, sa.exc.SQLAlchemyError) and not failures.is_contended(error):
@@ -202,19 +184,8 @@ def _once_more(row: t.Any, failed: list[str], by: acts.Operator | None) -> str:
             exc_info=error,
         )
         if len(failed) < _EXAMPLES:
-            failed.append(f"{row.event_id} of {row.provider}: {_sentence(error)}")
+            failed.append(f"{row.event_id} of {row.provider}: {retries.failure(current, error)}")
         return FAILED
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, ReferralError):
-        return str(error)
-    if isinstance(error, sa.exc.SQLAlchemyError):
-        return str(failures.explain(error, state().models))
-    return (
-        f"{type(error).__name__}: {error}. A user loader gets what was kept here, ids and "
-        "metadata; let it read all else with .get()."
-    )
 
 
 def _find(connection: sa.Connection, event_id: str, provider: str | None) -> t.Any:
@@ -237,7 +208,7 @@ def _find(connection: sa.Connection, event_id: str, provider: str | None) -> t.A
 def _waiting(connection: sa.Connection, event_id: str, provider: str | None) -> t.Any:
     row = _find(connection, event_id, provider)
     if row.details is None:
-        cure = _gone(row) if row.outcome in _WHY else "It was dealt with."
+        cure = _gone(row) if row.outcome in retries.WHY else "It was dealt with."
         raise ReferralError(
             f"Delivery {event_id!r:.80} ended in {row.outcome} and does not wait. {cure}"
         )

@@ -559,6 +559,10 @@ class ReferralDisabledMixin(Mixin):
     #: UTC
     since: Mapped[dt.datetime] = _moment(default=True)
 
+    @classmethod
+    def _rules(cls, metadata: sa.MetaData) -> t.Iterator[sa.schema.SchemaItem]:
+        yield _index("idx_referral_disabled_since", "since", "user_id")
+
 
 class ReferralOutboxMixin(Mixin):
     """What is to be told of (table ``referral_outbox``); the row goes when that is done.

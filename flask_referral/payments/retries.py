@@ -13,9 +13,11 @@ from flask import current_app
 from .. import clock
 from ..conversions.transaction import Transaction
 from ..db import days
+from ..db import failures
 from ..db import qualified
 from ..db import sql
 from ..db.models import Models
+from ..errors import ReferralError
 from ..errors import UnknownUser
 from ..host import identity
 from ..results import ConversionReason
@@ -34,6 +36,15 @@ PAGE = 500
 MOST_UNKNOWN = 200
 #: What :func:`of_user` counts a delivery as that could not be handled.
 FAILED = "failed"
+#: Why deliveries wait, by their outcomes.
+WHY: dict[str, str] = {
+    Outcome.unknown_user: "The buyer was not found among the users. Once the provider's user "
+    "loader finds them, it can be handled once more.",
+    Outcome.other_company: "It is of a company that REFERRAL_WHOP_COMPANY_ID does not list. Add "
+    "it, if it is yours; then it can be handled once more.",
+    ConversionReason.not_referred: "Nobody had referred the buyer. Once somebody has, it can be "
+    "handled once more.",
+}
 
 
 class Wanted(t.NamedTuple):
@@ -188,6 +199,18 @@ def _is_buyer(state: State, row: t.Any, user_id: t.Any) -> bool:
         return found is not None and bool(identity.user_id(state, found) == user_id)
     except UnknownUser:
         return False
+
+
+def failure(state: State, error: Exception) -> str:
+    """Return a sentence about a delivery that could not be handled."""
+    if isinstance(error, ReferralError):
+        return str(error)
+    if isinstance(error, sa.exc.SQLAlchemyError):
+        return str(failures.explain(error, state.models))
+    return (
+        f"{type(error).__name__}: {error}. A user loader gets what was kept here, ids and "
+        "metadata; let it read all else with .get()."
+    )
 
 
 def _is_meant(models: Models, wanted: Wanted) -> sa.ColumnElement[bool]:

@@ -28,9 +28,12 @@ from ..clock import as_utc
 from ..db import qualified
 from ..db import sql
 from ..db.models import Models
+from ..db.plain import plain
 from ..events import EVENTS
+from ..events import USERS
 from ..host import identity
 from ..results import OutboxEvent
+from . import deliveries
 from . import posting
 
 if t.TYPE_CHECKING:
@@ -108,7 +111,7 @@ def deliver(state: State) -> Outcome | None:
                 done.append(name)
     with state.autocommit() as db:
         if not errors:
-            _remove(db, state.models, row=message.id)
+            _remove(db, state.models, row=message.id, message=message.message_id)
             return Outcome.delivered
         is_last = message.attempts >= MOST_ATTEMPTS
         now = clock.now()
@@ -119,6 +122,7 @@ def deliver(state: State) -> Outcome | None:
             db,
             state.models,
             row=message.id,
+            message=message.message_id,
             attempt=message.attempts,
             next=then,
             receivers=done,
@@ -134,11 +138,27 @@ def take_again(state: State) -> int:
         return _again(db, state.models, now=clock.now()).rowcount
 
 
+def is_about(models: Models, user_id: t.Any) -> sa.ColumnElement[bool]:
+    """Whether an event names a user."""
+    row, named = models.ReferralOutbox.__table__.c, plain(user_id)
+    return sa.or_(
+        row.subject == str(user_id),
+        *(row.payload[name].as_string() == str(named) for name in sorted(USERS)),
+    )
+
+
 def forget_user(connection: sa.Connection, models: Models, user_id: t.Any) -> None:
-    """Remove the events of a user that were given up. One statement."""
-    row = models.ReferralOutbox.__table__.c
-    is_given_up = sa.and_(row.subject == str(user_id), row.set_aside_at.is_not(None))
-    qualified.execute(connection, sa.delete(models.ReferralOutbox.__table__).where(is_given_up))
+    """Remove the events about a user that were given up. One statement."""
+    row = models.ReferralOutbox.__table__
+    is_given_up = sa.and_(row.c.set_aside_at.is_not(None), is_about(models, user_id))
+    qualified.execute(connection, sa.delete(row).where(is_given_up))
+
+
+def forget_old(connection: sa.Connection, models: Models, now: dt.datetime) -> int:
+    """Remove what was given up long ago; return how much. One statement."""
+    row = models.ReferralOutbox.__table__
+    is_old = row.c.set_aside_at < now - deliveries.KEPT_FOR
+    return qualified.execute(connection, sa.delete(row).where(is_old)).rowcount
 
 
 class Waiting(t.NamedTuple):
@@ -240,7 +260,15 @@ def _take(models: Models, dialect: str) -> sa.Executable:
 @sql.statement
 def _remove(models: Models, dialect: str) -> sa.Executable:
     row = models.ReferralOutbox.__table__
-    return sa.delete(row).where(row.c.id == sql.parameter("row", row.c.id))
+    return sa.delete(row).where(_is_it(row))
+
+
+def _is_it(row: sa.FromClause) -> sa.ColumnElement[bool]:
+    # SQLite gives the number of a removed row to a new one, which is another message.
+    return sa.and_(
+        row.c.id == sql.parameter("row", row.c.id),
+        row.c.message_id == sql.parameter("message", row.c.message_id),
+    )
 
 
 @sql.statement
@@ -249,7 +277,7 @@ def _keep(models: Models, dialect: str) -> sa.Executable:
     return (
         sa.update(row)
         .where(
-            row.c.id == sql.parameter("row", row.c.id),
+            _is_it(row),
             # Not where the lease was over, and somebody else tries it now.
             row.c.attempts == sql.parameter("attempt", row.c.attempts),
         )

@@ -133,7 +133,7 @@ def export(
         ),
         "outbox": rows(
             (outbox.event, outbox.created_at),
-            outbox.subject == str(user_id),
+            deliverer.is_about(models, user_id),
             outbox.id,
         ),
         "acts": rows(

@@ -1,9 +1,10 @@
-"""What operators decide on rewards, each act kept with who, why, before and after."""
+"""What operators decide on rewards and deliveries; each act is kept with who, why and what."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import typing as t
 import uuid
 
 from ..conversions import maturity
@@ -12,9 +13,14 @@ from ..conversions.reversals import Outcome
 from ..conversions.rewards import Row
 from ..conversions.transaction import Transaction
 from ..db.models import RewardStatus
+from ..payments import retries
 from .acts import Act
 from .acts import Operator
+from .acts import record_retry
 from .acts import record_reward
+
+if t.TYPE_CHECKING:
+    from ..host.state import State
 
 
 def release(tx: Transaction, by: Operator, reward_id: uuid.UUID, now: dt.datetime) -> Row:
@@ -62,6 +68,18 @@ def take_back(
         now=now,
     )
     return _kept(tx, by, Act.reverse, outcome, now)
+
+
+def retry(state: State, by: Operator, delivery: t.Any, now: dt.datetime) -> str:
+    """Handle a delivery that waits once more, in ``db.session``, and return the outcome.
+
+    :param delivery: its row in ``referral_events``.
+    :raises Exception: of a loader, a policy or a wallet; the caller rolls back.
+    """
+    outcome = retries.once_more(state, delivery)
+    db = state.models.connection(state.db.session())
+    record_retry(db, state.models, by, delivery, outcome, now=now)
+    return outcome
 
 
 def _kept(tx: Transaction, by: Operator, act: Act, outcome: Outcome, now: dt.datetime) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import typing as t
 
@@ -12,11 +11,9 @@ from flask import current_app
 from flask import redirect
 from flask import render_template
 from flask import request
-from flask import Response
 from flask import send_from_directory
 from flask import url_for
 from flask.typing import ResponseReturnValue
-from werkzeug.datastructures import Headers
 
 from .. import codes
 from .. import vanity
@@ -29,12 +26,11 @@ from ..host.state import current_state
 from ..rls.acting import own_read
 from . import connections as database
 from . import widgets
+from .framing import framed
 from .links import known_link
 from .origin import is_cross_site
 
 if t.TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
-
     from ..host.state import State
 
 _YEAR = 31_536_000
@@ -60,7 +56,7 @@ def page() -> ResponseReturnValue:
     shown.user_id = user_id
     if shown.stats() is None:
         return _log_in()
-    return _answer(render_template("referral/page.html"))
+    return framed(render_template("referral/page.html"))
 
 
 def change_code() -> ResponseReturnValue:
@@ -85,7 +81,7 @@ def change_code() -> ResponseReturnValue:
     except (CodeNotAllowed, CodeTaken) as error:
         shown = widgets.shown(state)
         shown.user_id, shown.code_error = user_id, words.told(error)
-        answer = _answer(render_template("referral/page.html"))
+        answer = framed(render_template("referral/page.html"))
         answer.status_code = 422
         return answer
     return redirect(url_for(".page"), 303)
@@ -148,7 +144,7 @@ def qr() -> ResponseReturnValue:
     segno.make(widgets.tagged(link, "qr"), error="m", micro=False).save(
         drawing, kind="svg", border=4, light="#fff", dark="#000", scale=4, xmldecl=False
     )
-    response = _answer(drawing.getvalue())
+    response = framed(drawing.getvalue())
     response.mimetype = "image/svg+xml"
     return response
 
@@ -171,33 +167,3 @@ def _log_in() -> ResponseReturnValue:
         answer: ResponseReturnValue = login_manager.unauthorized()
         return answer
     abort(401, words.gettext("Log in to see your referrals."))
-
-
-def _answer(body: str | bytes) -> Response:
-    hosts_class: t.Any = current_app.response_class
-    response: Response = _page_class(hosts_class)(body)
-    response.headers["Cache-Control"] = "no-store"
-    return response
-
-
-@functools.cache
-def _page_class(base: t.Any) -> t.Any:
-    """Return the host's class of responses, with frames of other sites forbidden at the last.
-
-    That is when all of the host's ``after_request`` functions have said what they have to say of
-    the headers, in whatever order they were registered.
-    """
-
-    class Page(base):  # type: ignore[misc]
-        def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
-            headers: Headers = super().get_wsgi_headers(environ)
-            policies = headers.getlist("Content-Security-Policy")
-            # frame-ancestors goes before X-Frame-Options, so one of the host's is never joined
-            # by the other of ours: https://www.w3.org/TR/CSP3/#frame-ancestors-and-frame-options
-            if "X-Frame-Options" not in headers and "frame-ancestors" not in " ".join(policies):
-                headers["X-Frame-Options"] = "SAMEORIGIN"
-                # A second policy takes nothing from the first.
-                headers.add("Content-Security-Policy", "frame-ancestors 'self'")
-            return headers
-
-    return Page

@@ -132,6 +132,8 @@ def _create_disabled() -> None:
         ),
         schema=frozen.schema(),
     )
+    newest = ["since", "user_id"]
+    op.create_index(op.f(f"idx_{DISABLED}_since"), DISABLED, newest, schema=frozen.schema())
 
 
 def _row_security() -> None:

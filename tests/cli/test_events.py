@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from flask_referral import WebhookEvent
-from flask_referral.cli.events import _WHY
 from flask_referral.payments.handling import MENDABLE
+from flask_referral.payments.retries import WHY
 
 from ..conftest import MakeHost
 from ..hosts import Host
@@ -117,7 +117,7 @@ def test_a_delivery_that_was_dealt_with_is_shown_too(host: Host) -> None:
 
 
 def test_each_outcome_that_can_be_mended_says_how() -> None:
-    assert _WHY.keys() == set(MENDABLE)
+    assert WHY.keys() == set(MENDABLE)
 
 
 def test_what_is_not_there_cannot_be_shown_or_retried(host: Host) -> None:

@@ -53,7 +53,8 @@ def another(value: t.Any) -> t.Any:
     if isinstance(value, bool | int | float):
         return value + 1
     if isinstance(value, tuple | list | set | frozenset):
-        return type(value)(another(each) for each in value)
+        changed = [another(each) for each in value]
+        return type(value)(*changed) if hasattr(value, "_fields") else type(value)(changed)
     if type(value) is dict:
         return {key: another(each) for key, each in value.items()}
     return value

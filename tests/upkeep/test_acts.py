@@ -157,8 +157,13 @@ def test_acts_are_no_deliveries_that_wait(make: MakeHost) -> None:
     assert host.cli("events", "list").output == "No delivery waits.\n"
     with host.app.app_context():
         assert host.referral.retry_deliveries(referrer) == {}
+    event = host.referral.models.ReferralEvent.__table__
+    with host.app.app_context(), host.db.engine.begin() as connection:
+        long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(days=365)
+        connection.execute(sa.update(event).values(received_at=long_ago))
     host.cli("purge", "--clicks-older-than", "30", "--yes")
-    assert len(kept(host)) == 1
+    (entry,) = kept(host)
+    assert (entry.by, entry.act) == ("grace", "rotate_code")
 
 
 def test_export_tells_a_user_what_was_done_and_not_who_did_it(make: MakeHost) -> None:
