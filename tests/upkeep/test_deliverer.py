@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import itertools
+import socket
 import threading
 import typing as t
+from time import sleep
 
 import pytest
 import sqlalchemy as sa
 from flask import has_request_context
 
+from benchmarks import plans
 from flask_referral import outbox
 from flask_referral import OutboxEvent
 from flask_referral.events import CodeCreated
@@ -121,6 +125,30 @@ def test_a_receiver_that_hangs_keeps_no_transaction_and_nobody_else_waiting(
         assert all("did not answer" in row.error for row in rows(host))
 
 
+def test_a_receiver_that_trickles_is_cut_off(
+    make_sqlite: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posting, "LONGEST", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host = make_posting(make_sqlite, f"http://127.0.0.1:{server.getsockname()[1]}/")
+
+        def trickle() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 204 No Content\r\nX-Slow: ")
+                for _ in range(200):
+                    connection.sendall(b"x")
+                    sleep(0.05)
+                connection.sendall(b"\r\n\r\n")
+
+        tell(host, 1)
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        assert deliver(host) == [Outcome.failed]
+        thread.join(PATIENCE)
+    assert "did not answer" in rows(host)[0].error
+
+
 def test_what_a_deliverer_died_with_is_delivered_by_the_next(host: Host, clock: Clock) -> None:
     class Killed(BaseException):
         pass
@@ -174,25 +202,44 @@ def test_a_row_is_found_among_many_without_reading_them(make_postgresql: MakeHos
     with host.app.app_context(), host.db.engine.begin() as db:
         db.exec_driver_sql(
             f"INSERT INTO {table.name} (message_id, event, subject, payload, next_attempt_at) "
-            "SELECT gen_random_uuid(), 'code_created', (n % 2000)::text, '{}', "
+            "SELECT gen_random_uuid(), 'code_created', mod(n, 2000)::text, '{}', "
             "now() - interval '1 day' FROM generate_series(1, 20000) n"
         )
         db.exec_driver_sql(f"ANALYZE {table.name}")
-        seen: list[t.Any] = []
-        sa.event.listen(
-            host.db.engine,
-            "before_cursor_execute",
-            lambda connection, cursor, sql, parameters, *rest: seen.append((sql, parameters)),
-        )
-    deliver_one(host)
-    sql, parameters = seen[0]
-    with host.app.app_context(), host.db.engine.connect() as db:
-        plan = "\n".join(db.exec_driver_sql(f"EXPLAIN {sql}", parameters).scalars())
+    with host.app.app_context():
+        with plans.sent(host.db.engine) as seen:
+            assert deliverer.deliver(host.referral.state) is Outcome.delivered
+        with host.db.engine.connect() as db:
+            plan = str([statement.explain(db) for statement in seen])
     assert "Seq Scan" not in plan, plan
     assert "idx_referral_outbox_next_attempt_at" in plan
     assert "idx_referral_outbox_subject" in plan
 
 
-def deliver_one(host: Host) -> None:
-    with host.app.app_context():
-        assert deliverer.deliver(host.referral.state) is Outcome.delivered
+def test_what_waits_behind_a_failure_is_not_looked_at_until_its_next_attempt(
+    host: Host, clock: Clock
+) -> None:
+    told: list[str] = []
+    is_broken = True
+
+    @host.referral.on("code_created")
+    def created(event: OutboxEvent) -> None:
+        if is_broken and event.data.user_id == 1:
+            raise RuntimeError
+        told.append(event.data.code)
+
+    tell(host, 1, 1, 2)
+    deliver(host)
+    # Also what happens afterwards.
+    tell(host, 1, 2)
+    deliver(host)
+    waiting = rows(host)
+    assert [row.subject for row in waiting] == ["1"] * 3
+    assert len({row.next_attempt_at for row in waiting}) == 1
+    codes = [row.payload["code"] for row in waiting]
+    is_broken = False
+    told.clear()
+    clock.turn(minutes=1)
+    # And then nothing of it waits any longer.
+    assert deliver(host) == [Outcome.delivered] * 3
+    assert told == codes
