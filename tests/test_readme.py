@@ -32,6 +32,7 @@ from flask import render_template_string
 from flask import request
 from flask import session
 from flask.cli import run_command
+from flask_babel import Babel
 from flask_login import LoginManager
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
@@ -932,6 +933,40 @@ def test_names_are_those_of_the_loader(block: Block, make_sqlite: MakeHost) -> N
     with host.app.test_request_context(f"/?ref={code}", headers={"User-Agent": testing.BROWSER}):
         invitation = host.referral.invitation()
     assert invitation is not None and invitation.name == "referrer"
+
+
+@runs("The desk", "add_views")
+def test_the_desk_of_the_readme_is_for_operators_alone(block: Block, make_sqlite: MakeHost) -> None:
+    host = make_sqlite()
+    people = {
+        name: types.SimpleNamespace(
+            email=name,
+            is_authenticated=True,
+            is_active=True,
+            is_operator=name == "ada@example.com",
+            get_id=lambda: "1",
+        )
+        for name in ("ada@example.com", "bob@example.com")
+    }
+    manager = LoginManager(host.app)
+    manager.request_loader(lambda request: people.get(request.headers.get("X-User", "")))
+    Babel(host.app)
+    execute_block(block, app=host.app, referral=host.referral)
+    form = {"user": str(host.add_user()), "reason": "bought clicks"}
+    told = {}
+    for user in ("", "bob@example.com", "ada@example.com"):
+        sent = host.client().post(
+            "/admin/referral_disabled/disable", data=form, headers={"X-User": user}
+        )
+        told[user] = sent.status_code
+    assert told == {"": 403, "bob@example.com": 403, "ada@example.com": 303}
+    history = host.client().get("/admin/referral_history/", headers={"X-User": "ada@example.com"})
+    assert "ada@example.com" in history.text and "bought clicks" in history.text
+    for view in re.findall(r"\*\*(\w+)\*\*", section("The desk")):
+        page = host.client().get(
+            f"/admin/referral_{view.lower()}/", headers={"X-User": "ada@example.com"}
+        )
+        assert page.status_code == 200 and f"<h1>{view}</h1>" in page.text
 
 
 @runs("The referrer's page", "default_page.html", "macro figures")

@@ -1,52 +1,54 @@
-"""What those who run Larkmail see of its referral program."""
+"""The desk of those who run Larkmail: the referral program, in Flask-Admin."""
 
 from __future__ import annotations
 
-import typing as t
-
-import sqlalchemy as sa
 from flask import abort
-from flask import Blueprint
-from flask import render_template
+from flask import Flask
+from flask import redirect
+from flask import url_for
+from flask.typing import ResponseReturnValue
+from flask_admin import Admin
+from flask_admin import AdminIndexView
+from flask_admin import expose
+from flask_admin.menu import MenuLink
+from flask_admin.theme import Bootstrap4Theme
 from flask_login import current_user
-from flask_login import login_required
-from sqlalchemy.orm import aliased
 
+from flask_referral.contrib.admin import add_views
+
+from .extensions import login
 from .extensions import referral
-from .models import db
-from .models import User
-
-blueprint = Blueprint("operator", __name__, url_prefix="/operator")
 
 
-@blueprint.get("/")
-@login_required
-def overview() -> str:
-    if not current_user.is_operator:
-        abort(403, "This page is for those who run Larkmail.")
-    return render_template(
-        "operator.html",
-        figures=referral.overview().totals,
-        waiting=_waiting(),
-        leaders=referral.leaderboard(),
+class Operators:
+    """Who may see the desk, and by which name their acts are kept."""
+
+    def is_accessible(self) -> bool:
+        return current_user.is_authenticated and current_user.is_operator
+
+    def inaccessible_callback(self, name: str, **values: object) -> ResponseReturnValue:
+        if current_user.is_authenticated:
+            abort(403, "This page is for those who run Larkmail.")
+        return login.unauthorized()
+
+    def operator_name(self) -> str:
+        return current_user.email
+
+
+class Home(Operators, AdminIndexView):
+    """Nothing but the way to the overview."""
+
+    @expose("/")
+    def index(self) -> ResponseReturnValue:
+        return redirect(url_for("referral_overview.index"))
+
+    def is_visible(self) -> bool:
+        return False
+
+
+def init_app(app: Flask) -> None:
+    admin = Admin(
+        app, name="Larkmail", index_view=Home(url="/operator"), theme=Bootstrap4Theme(fluid=True)
     )
-
-
-def _waiting() -> t.Sequence[t.Any]:
-    """Return the rewards that somebody has to decide on, the oldest first."""
-    reward = referral.models.ReferralReward
-    referrer, referred = aliased(User), aliased(User)
-    return db.session.execute(
-        sa.select(
-            reward.id,
-            reward.created_at,
-            reward.cents,
-            reward.role,
-            referrer.name.label("whose"),
-            referred.name.label("buyer"),
-        )
-        .join(referrer, referrer.id == reward.user_id)
-        .outerjoin(referred, referred.id == reward.referred_user_id)
-        .where(reward.status == "held")
-        .order_by(reward.created_at, reward.id)
-    ).all()
+    add_views(admin, referral, base=Operators)
+    admin.add_link(MenuLink("Back to Larkmail", endpoint="demo.landing"))

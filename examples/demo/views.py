@@ -93,7 +93,7 @@ def log_in() -> ResponseReturnValue:
     if user is None or not user.check_password(request.form.get("password", "")):
         return render_template("login.html", error="Address and password do not match."), 422
     login_user(user)
-    return redirect(url_for("operator.overview" if user.is_operator else "demo.account"))
+    return redirect(url_for("referral_overview.index" if user.is_operator else "demo.account"))
 
 
 @blueprint.post("/logout")

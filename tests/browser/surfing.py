@@ -101,9 +101,12 @@ class Visitor:
         self.page.goto(path)
         return self.page
 
-    def check(self) -> None:
-        """Look for what must not be on any page: faults for axe, and what leaves the screen."""
-        found = _axe.run(self.page)
+    def check(self, ours: str | None = None) -> None:
+        """Look for what must not be on any page: faults for axe, and what leaves the screen.
+
+        :param ours: a selector of what is looked at by axe; default: all of the page.
+        """
+        found = _axe.run(self.page, context=ours)
         assert found.violations_count == 0, found.generate_report()
         sizes = self.page.evaluate(
             "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"

@@ -115,7 +115,6 @@ def test_every_page_with_a_past_can_be_read(demo: str, visit: Visit, way: dict[s
         stranger.check()
     for email, paths in {
         "ada@example.com": ("/", "/account", "/referral/", "/wallet", "/plans", "/provider/"),
-        "operator@example.com": ("/operator/",),
     }.items():
         visitor = visit(demo, **way)
         log_in(visitor, email)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import typing as t
 
@@ -12,6 +13,7 @@ from flask_wtf import CSRFProtect
 from flask_referral import signals
 
 from ..hosts import Host
+from ..money import at_once
 from ..money import pay
 from ..money import refer
 from ..money import withdraw
@@ -137,6 +139,26 @@ def test_a_reward_is_given_up_once(host: Host) -> None:
     ]
     assert rewards(host)[1].status == "void" and ledger(host) == [1000]
     assert [row.type for row in history(host)] == ["void"]
+
+
+def test_forms_that_are_sent_at_once_do_it_once(make_desk: MakeDesk) -> None:
+    host = make_desk(REFERRAL_VELOCITY_LIMIT=1)
+    hold(host)
+    credited, held = rewards(host)
+    client = host.client()
+    sent = []
+    for reward, act in ((held, "release"), (credited, "take-back")):
+        form = form_of(client.get(address(reward, act)).text) | {"reason": "known"}
+        sent += [(address(reward, act), form)] * 4
+    answers: list[int] = []
+
+    def send_one(path: str, form: dict[str, str]) -> None:
+        answers.append(host.client().post(path, data=form).status_code)
+
+    at_once([functools.partial(send_one, *each) for each in sent])
+    assert sorted(ledger(host)) == [-1000, 1000, 1000]
+    assert sorted(row.type for row in history(host)) == ["release", "reverse"]
+    assert set(answers) == {303, 422}
 
 
 def test_a_part_is_taken_back_once_and_another_part_after_it(host: Host) -> None:

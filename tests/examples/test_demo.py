@@ -314,10 +314,11 @@ def test_a_typed_code_refers_too(app: Flask, client: FlaskClient) -> None:
 def test_operators_see_what_waits_and_others_do_not(app: Flask, client: FlaskClient) -> None:
     log_in(client)
     assert client.get("/operator/").status_code == 403
+    assert "/login" in app.test_client().get("/operator/").headers["Location"]
     operator = app.test_client()
     status, page = submit(operator, "/login", email=deploy.OPERATOR[0], password=deploy.PASSWORD)
-    assert status == 200 and "<h1>The referral program</h1>" in page
-    assert "Nothing waits for a decision." in page
+    assert status == 200 and "<h1>Overview</h1>" in page
+    assert "0 held rewards wait for a decision" in page
 
 
 @pytest.mark.parametrize(

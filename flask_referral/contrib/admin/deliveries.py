@@ -6,6 +6,7 @@ import typing as t
 
 import sqlalchemy as sa
 from flask import abort
+from flask import current_app
 from flask import redirect
 from flask import request
 from flask import url_for
@@ -45,7 +46,11 @@ class Deliveries(Table):
         except Exception as error:
             if isinstance(error, sa.exc.SQLAlchemyError) and not failures.is_contended(error):
                 raise
-            # Of a loader, a policy or a wallet.
+            # Of a loader, a policy or a wallet. Whoever mends it looks into the log.
+            if not isinstance(error, ReferralError):
+                current_app.logger.exception(
+                    "Delivery %s of %s could not be handled once more", event_id, provider
+                )
             return self._show(row, retries.failure(self.state, error))
         address = url_for(".detail", provider=provider, event_id=event_id, done=outcome)
         return redirect(address, 303)

@@ -33,6 +33,8 @@ from .tables import Table
 if t.TYPE_CHECKING:
     from ...conversions.transaction import Transaction
 
+#: Of a payment: what happened to it, and not by which ids it is known.
+_TOLD = [str(kind) for kind in Kind if kind not in (Kind.payment, Kind.membership, Kind.alias)]
 _WAITING = (RewardStatus.held, RewardStatus.pending)
 #: What may be done, with its words and the statuses of rewards that it is for.
 ACTS: dict[str, tuple[str, str, tuple[RewardStatus, ...]]] = {
@@ -69,7 +71,7 @@ class Rewards(Table):
             .where(
                 event.c.payment_id == reward.payment_id,
                 event.c.provider == reward.provider,
-                event.c.kind.in_(list(map(str, Kind))),
+                event.c.kind.in_(_TOLD),
             )
             .order_by(event.c.occurred_at)
         )
