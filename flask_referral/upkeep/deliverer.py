@@ -116,9 +116,7 @@ def deliver(state: State) -> Outcome | None:
         is_last = message.attempts >= MOST_ATTEMPTS
         now = clock.now()
         then = now + _pause(message.attempts)
-        if not is_last:
-            _park_behind(db, state.models, row=message.id, user=message.subject, next=then)
-        _keep(
+        kept = _keep(
             db,
             state.models,
             row=message.id,
@@ -128,7 +126,9 @@ def deliver(state: State) -> Outcome | None:
             receivers=done,
             why="; ".join(errors)[:_LONGEST_ERROR],
             aside=now if is_last else None,
-        )
+        ).rowcount
+        if kept and not is_last:
+            _park_behind(db, state.models, row=message.id, user=message.subject, next=then)
     return Outcome.set_aside if is_last else Outcome.failed
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import itertools
+import json
+import os
+import signal
 import socket
 import threading
 import typing as t
@@ -112,7 +115,7 @@ def test_a_receiver_that_hangs_keeps_no_transaction_and_nobody_else_waiting(
         outcomes: list[Outcome] = []
         thread = threading.Thread(target=lambda: outcomes.extend(deliver(host)))
         thread.start()
-        while not receiver.requests:
+        while not receiver.bodies:
             assert thread.is_alive()
         # The table is nobody's meanwhile.
         table = host.referral.models.ReferralOutbox.__table__
@@ -190,10 +193,64 @@ def test_one_that_comes_late_does_not_undo_what_another_found(host: Host, clock:
     tell(host, 1)
     with host.app.app_context():
         assert deliverer.deliver(host.referral.state) is Outcome.failed
-    (row,) = rows(host)
+    row = rows(host)[0]
     assert row.attempts == 2
     assert "number 2" in row.error
     assert row.next_attempt_at.replace(tzinfo=dt.UTC) > clock() + dt.timedelta(minutes=59)
+
+
+def test_one_that_comes_late_keeps_nobody_waiting(host: Host, clock: Clock) -> None:
+    told: list[str] = []
+
+    @host.referral.on("code_created")
+    def created(event: OutboxEvent) -> None:
+        told.append(event.data.code)
+        if len(told) == 1:
+            # Meanwhile the lease ends, and another deliverer has its turn.
+            clock.turn(seconds=deliverer.LEASE.total_seconds())
+            with host.app.app_context():
+                assert deliverer.deliver(host.referral.state) is Outcome.delivered
+            raise RuntimeError
+
+    tell(host, 1, 1)
+    first, second = (row.payload["code"] for row in rows(host))
+    assert deliver(host) == [Outcome.failed, Outcome.delivered]
+    assert told == [first, first, second]
+
+
+def test_who_watches_finishes_what_is_in_hand_when_told_to_stop(host: Host) -> None:
+    assert threading.current_thread() is threading.main_thread()
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    told: list[str] = []
+
+    @host.referral.on("code_created")
+    def created(event: OutboxEvent) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        told.append(event.data.code)
+
+    tell(host, 1, 1)
+    first = rows(host)[0].payload["code"]
+    said = json.loads(host.cli("deliver", "--watch", "--json").stdout)
+    assert (said["delivered"], said["waiting"]) == (1, 1)
+    assert told == [first]
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_who_watches_stops_cleanly_while_the_database_is_away(
+    make_sqlite: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = make_sqlite(REFERRAL_OUTBOX=True)
+    nowhere = sa.create_engine("postgresql+psycopg2://postgres@127.0.0.1:1/none")
+
+    def take(state: t.Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        nowhere.connect()
+
+    monkeypatch.setattr(deliverer, "deliver", take)
+    monkeypatch.setattr(deliverer, "waiting", lambda *args: nowhere.connect())
+    said = json.loads(host.cli("deliver", "--watch", "--json").stdout)
+    assert (said["delivered"], said["waiting"], said["given_up"]) == (0, None, None)
+    assert "did not answer" in host.failure("deliver")
 
 
 def test_a_row_is_found_among_many_without_reading_them(make_postgresql: MakeHost) -> None:
