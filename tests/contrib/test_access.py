@@ -96,6 +96,16 @@ def test_every_page_opens_in_an_empty_program(make_desk: MakeDesk, view: str) ->
     assert page.headers["Cache-Control"] == "no-store"
 
 
+class Broken(Secure):
+    def operator_name(self) -> str:
+        raise TypeError("this is the host's own error")
+
+
+def test_an_error_of_the_hosts_is_not_hidden_by_another_one(make_desk: MakeDesk) -> None:
+    with pytest.raises(TypeError, match="the host's own error"):
+        disable(make_desk(Broken))
+
+
 def disable(host: Host) -> t.Any:
     user = str(host.add_user())
     return host.client().post(

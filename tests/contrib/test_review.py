@@ -80,6 +80,8 @@ def test_held_rewards_are_found_and_released_once(host: Host) -> None:
     done = client.post(address(held, "release"), data=form)
     assert done.status_code == 303 and ledger(host) == [1000, 1000]
     detail = client.get(done.headers["Location"]).text
+    # One hold, this reward's own; and nothing of how the payment is remembered.
+    assert detail.count("over REFERRAL_VELOCITY_LIMIT") == 1 and "rewarded:" not in detail
     assert "Released." in detail and "a known customer" in detail and "ada@example.com" in detail
     again = client.post(address(held, "release"), data=form)
     assert again.status_code == 422 and "is credited, not held" in again.text

@@ -20,6 +20,7 @@ from ...conversions import rewards as station
 from ...conversions.facts import Kind
 from ...conversions.rewards import Row
 from ...db import qualified
+from ...db import sql
 from ...db.models import RewardStatus
 from ...errors import ReferralError
 from ...results import ReversalReason
@@ -33,8 +34,13 @@ from .tables import Table
 if t.TYPE_CHECKING:
     from ...conversions.transaction import Transaction
 
-#: Of a payment: what happened to it, and not by which ids it is known.
-_TOLD = [str(kind) for kind in Kind if kind not in (Kind.payment, Kind.membership, Kind.alias)]
+#: What is kept of one reward of a payment's.
+_OF_REWARD = (Kind.hold, Kind.release, Kind.void)
+#: What happened to the money of a payment, and not by which ids it is known.
+_OF_PAYMENT = (
+    *(Kind.refund, Kind.refund_sum, Kind.refund_failed),
+    *(Kind.dispute_opened, Kind.dispute_won),
+)
 _WAITING = (RewardStatus.held, RewardStatus.pending)
 #: What may be done, with its words and the statuses of rewards that it is for.
 ACTS: dict[str, tuple[str, str, tuple[RewardStatus, ...]]] = {
@@ -71,7 +77,13 @@ class Rewards(Table):
             .where(
                 event.c.payment_id == reward.payment_id,
                 event.c.provider == reward.provider,
-                event.c.kind.in_(_TOLD),
+                sa.or_(
+                    event.c.kind.in_(sql.words(*_OF_PAYMENT)),
+                    sa.and_(
+                        event.c.kind.in_(sql.words(*_OF_REWARD)),
+                        event.c.reference == str(reward.id),
+                    ),
+                ),
             )
             .order_by(event.c.occurred_at)
         )
