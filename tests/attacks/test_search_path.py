@@ -223,7 +223,7 @@ def test_every_function_of_every_statement_is_named_with_its_schema(
     postgresql_url: str, host_on: t.Callable[..., Host], key: str, driver: str
 ) -> None:
     url = postgresql_url.replace("psycopg2", driver)
-    host = host_on(url, migrate=False, key=key)
+    host = host_on(url, migrate=False, key=key, REFERRAL_OUTBOX=True)
     host.create_tables()
     seen = []
     for command in (("upgrade",), ("downgrade", "base"), ("upgrade",)):
