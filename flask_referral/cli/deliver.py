@@ -21,6 +21,8 @@ from .group import json_option
 from .group import report
 from .group import state
 
+if t.TYPE_CHECKING:
+    from ..host.state import State
 #: Seconds between two looks where nothing is due, and while the database is away.
 _PAUSE = 1.0
 _AWAY = 5.0
@@ -58,19 +60,31 @@ def deliver(watch: bool, again: bool, as_json: bool) -> None:
                 is_stopped(_PAUSE)
             else:
                 break
-    with current.autocommit() as db:
-        left = deliverer.waiting(db, current.models)
+    left = _left(current, watch)
     data = {
         **{str(name): done[name] for name in list(deliverer.Outcome)},
-        "waiting": left.waiting,
-        "given_up": left.set_aside,
+        "waiting": None if left is None else left.waiting,
+        "given_up": None if left is None else left.set_aside,
     }
     text = f"Delivered {plural(done[deliverer.Outcome.delivered], 'event')}."
-    if left.waiting:
+    if left is None:
+        text += " What waits is not known: the database did not answer."
+    elif left.waiting:
         text += f" {plural(left.waiting, 'event')} wait for their next attempt."
-    if left.set_aside:
+    if left is not None and left.set_aside:
         text += f" {plural(left.set_aside, 'event')} were given up; --again tries them once more."
     report(as_json, data, text)
+
+
+def _left(current: State, watch: bool) -> deliverer.Waiting | None:
+    """Return what waits; None where who watches is told to stop while the database is away."""
+    try:
+        with current.autocommit() as db:
+            return deliverer.waiting(db, current.models)
+    except sa.exc.SQLAlchemyError as error:
+        if not watch or not _will_pass(error):
+            raise
+        return None
 
 
 @contextlib.contextmanager

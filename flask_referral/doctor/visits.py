@@ -11,9 +11,11 @@ import sqlalchemy as sa
 from .. import clock
 from .. import eligibility
 from ..db import qualified
+from ..spelling import LENGTH
 from .findings import Check
 from .findings import counted
 from .findings import EXAMPLES
+from .findings import fault
 from .findings import Finding
 from .findings import Patient
 from .findings import warning
@@ -142,6 +144,22 @@ def _created_column(patient: Patient) -> sa.ColumnElement[t.Any] | None:
     return eligibility.created_column(state.models.user_key, state.settings.user_created_column)
 
 
+def words(patient: Patient) -> t.Iterator[Finding]:
+    """Whether words that were given as codes lead to their users."""
+    issued = patient.state.models.ReferralIssuedCode.__table__.c
+    # Of eight symbols one may be a generated code, which leads to its user in any case.
+    is_word = sa.func.length(issued.code) != LENGTH
+    query = sa.select(sa.func.count().label("number")).where(issued.user_id.is_not(None), is_word)
+    (row,) = _all(patient, query)
+    if row.number:
+        yield fault(
+            f"{counted(row.number, 'word that was', 'words that were')} chosen as a code lead to "
+            "nobody, since REFERRAL_VANITY_CODES is off.",
+            "Set REFERRAL_VANITY_CODES = True; or give their users generated codes in place of "
+            "them, with flask referral codes rotate USER.",
+        )
+
+
 def _has_dates(patient: Patient) -> bool:
     return _created_column(patient) is not None
 
@@ -155,8 +173,13 @@ def _has_addresses(patient: Patient) -> bool:
     return patient.state.settings.ip_key is not None
 
 
+def _has_no_words(patient: Patient) -> bool:
+    return not patient.state.settings.vanity_codes
+
+
 _NEEDS = ("database", "migrations", "models", "database-login")
 CHECKS = (
+    Check("words", words, "No code is a word that leads to nobody.", _NEEDS, _has_no_words),
     Check("addresses", addresses, "Clicks are not all of one address.", _NEEDS, _has_addresses),
     Check("rings", rings, "Nobody refers each other in a ring.", _NEEDS),
     Check("created-at", created_at, "The dates of new accounts are in UTC.", _NEEDS, _has_dates),

@@ -4,7 +4,11 @@ Who takes a row moves its next attempt into the future, in one statement that is
 and nobody else takes it until then. So no transaction and no lock is held while a receiver is
 slow, and what a deliverer that died had in hand is taken by another one when :data:`LEASE` is over.
 Of each user's rows the oldest alone can be taken: the next one has to wait until that is delivered,
-or set aside.
+or set aside. Rows behind one that failed get its time of the next attempt: while a receiver is away
+for hours, what waits is not read over and over by who looks for something to do.
+
+What is told in order is what happened one after the other. Rows of transactions that ran at once
+have the order in which they were written, and one that is committed late may come later.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ MOST_ATTEMPTS = 20
 FIRST_PAUSE = dt.timedelta(seconds=20)
 LONGEST_PAUSE = dt.timedelta(hours=6)
 _LONGEST_ERROR = 500
+_PARKED_AT_ONCE = 10_000
 
 Receiver = t.Callable[["Message"], None]
 
@@ -61,6 +66,7 @@ class Message(t.NamedTuple):
     id: int
     message_id: uuid.UUID
     event: str
+    subject: str
     payload: dict[str, t.Any]
     created_at: dt.datetime
     #: This one included.
@@ -76,8 +82,9 @@ def deliver(state: State) -> Outcome | None:
     now = clock.now()
     with state.autocommit() as db:
         row = _take(db, state.models, now=now, until=now + LEASE).first()
-    if row is None:
-        return None
+        if row is None:
+            _park(db, state.models, now=now)
+            return None
     message, errors = Message._make(row), list[str]()
     done = list(message.done or ())
     # Whoever takes it once more after that has found no end of it: it ends those who deliver it.
@@ -108,17 +115,20 @@ def deliver(state: State) -> Outcome | None:
             return Outcome.delivered
         is_last = message.attempts >= MOST_ATTEMPTS
         now = clock.now()
-        _keep(
+        then = now + _pause(message.attempts)
+        kept = _keep(
             db,
             state.models,
             row=message.id,
             message=message.message_id,
             attempt=message.attempts,
-            next=now + _pause(message.attempts),
+            next=then,
             receivers=done,
             why="; ".join(errors)[:_LONGEST_ERROR],
             aside=now if is_last else None,
-        )
+        ).rowcount
+        if kept and not is_last:
+            _park_behind(db, state.models, row=message.id, user=message.subject, next=then)
     return Outcome.set_aside if is_last else Outcome.failed
 
 
@@ -278,6 +288,60 @@ def _keep(models: Models, dialect: str) -> sa.Executable:
             set_aside_at=sql.parameter("aside", row.c.set_aside_at),
         )
     )
+
+
+@sql.statement
+def _park_behind(models: Models, dialect: str) -> sa.Executable:
+    row = models.ReferralOutbox.__table__
+    then = sql.parameter("next", row.c.next_attempt_at)
+    waits = row.alias("waits")
+    behind = sa.select(waits.c.id).where(
+        waits.c.subject == sql.parameter("user", row.c.subject),
+        waits.c.id > sql.parameter("row", row.c.id),
+        waits.c.set_aside_at.is_(None),
+        waits.c.next_attempt_at < then,
+    )
+    return sa.update(row).where(row.c.id.in_(_free(behind, dialect))).values(next_attempt_at=then)
+
+
+@sql.statement
+def _park(models: Models, dialect: str) -> sa.Executable:
+    """Give what is due behind rows that failed the time of these rows' next attempts."""
+    row = models.ReferralOutbox.__table__
+    due, first = row.alias("due"), row.alias("first")
+    now = sql.parameter("now", row.c.next_attempt_at)
+
+    def next_of_first(behind: t.Any) -> t.Any:
+        """Return when the user's oldest row is tried again, if it failed."""
+        return (
+            sa.select(sa.case((first.c.error.is_not(None), first.c.next_attempt_at)))
+            .where(
+                first.c.subject == behind.c.subject,
+                first.c.id < behind.c.id,
+                first.c.set_aside_at.is_(None),
+            )
+            .order_by(first.c.id)
+            .limit(sa.literal_column("1"))
+            .scalar_subquery()
+        )
+
+    behind = (
+        sa.select(due.c.id)
+        .where(
+            due.c.set_aside_at.is_(None),
+            due.c.next_attempt_at <= now,
+            next_of_first(due) > now,
+        )
+        .limit(sa.literal_column(str(_PARKED_AT_ONCE)))
+    )
+    # It may have been delivered since.
+    then = sa.func.coalesce(next_of_first(row), row.c.next_attempt_at)
+    return sa.update(row).where(row.c.id.in_(_free(behind, dialect))).values(next_attempt_at=then)
+
+
+def _free(rows: sa.Select[t.Any], dialect: str) -> sa.Select[t.Any]:
+    """Return rows without those that somebody else has in hand."""
+    return rows.with_for_update(skip_locked=True) if dialect == "postgresql" else rows
 
 
 @sql.statement

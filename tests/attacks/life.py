@@ -17,6 +17,13 @@ from ..visiting import browser
 
 def live(host: Host) -> t.Any:
     """Go through all stations and commands, and return the referrer, who has been paid once."""
+    settings = host.referral.state.settings
+    if settings.outbox:
+
+        @host.referral.on("user_attributed")
+        def fail(event: t.Any) -> None:
+            raise RuntimeError("not today")
+
     referrer, code = add_referrer(host)
     client = browser(host)
     assert client.get(f"/r/{code}").headers["Set-Cookie"]
@@ -45,6 +52,7 @@ def live(host: Host) -> t.Any:
         ("reattribute", str(host.add_user()), code, "--yes"),
         ("erase", str(other), "--yes"),
         ("erase", str(referrer), "--yes"),
+        *((("deliver",), ("deliver", "--again")) if settings.outbox else ()),
     ):
         host.cli(*command)
     answer = host.app.test_cli_runner().invoke(args=["referral", "doctor", "--json"])

@@ -119,7 +119,7 @@ def intruder(postgres: PostgresServer) -> t.Iterator[None]:
 def test_functions_and_operators_of_others_are_never_called(
     make_postgresql: MakeHost, key: str
 ) -> None:
-    host = make_postgresql(key=key)
+    host = make_postgresql(key=key, REFERRAL_OUTBOX=True)
     take_the_printed_trigger(host)
     # What the host loads again after a commit compares keys by the operator that it finds.
     with host.app.app_context():
@@ -133,7 +133,7 @@ def test_functions_and_operators_of_others_are_never_called(
 def test_what_is_planted_before_the_upgrade_is_not_called_either(
     postgresql_url: str, host_on: t.Callable[..., Host]
 ) -> None:
-    host = host_on(postgresql_url, migrate=False)
+    host = host_on(postgresql_url, migrate=False, REFERRAL_OUTBOX=True)
     host.create_tables()
     plant(host)
     host.cli("db", "upgrade")
@@ -223,7 +223,7 @@ def test_every_function_of_every_statement_is_named_with_its_schema(
     postgresql_url: str, host_on: t.Callable[..., Host], key: str, driver: str
 ) -> None:
     url = postgresql_url.replace("psycopg2", driver)
-    host = host_on(url, migrate=False, key=key)
+    host = host_on(url, migrate=False, key=key, REFERRAL_OUTBOX=True)
     host.create_tables()
     seen = []
     for command in (("upgrade",), ("downgrade", "base"), ("upgrade",)):

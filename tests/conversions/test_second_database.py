@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import typing as t
 import uuid
 
@@ -12,6 +13,7 @@ from flask_referral import Referral
 from flask_referral.conversions import maturity
 from flask_referral.conversions.facts import Kind
 from flask_referral.errors import ConfigurationError
+from flask_referral.events import EVENTS
 from flask_referral.results import Reward
 
 from ..hosts import make_application
@@ -44,7 +46,12 @@ def test_a_whole_life_in_the_second_database(
         reward_policy=lambda purchase: terms,
         REFERRAL_RENEWALS=None,
         REFERRAL_VELOCITY_LIMIT=3,
+        REFERRAL_OUTBOX=True,
     )
+    told: list[str] = []
+    for name, event in EVENTS.items():
+        if event.is_kept:
+            host.referral.on(name)(lambda event: told.append(event.type))
     monkeypatch.setattr("flask_referral.clock.now", lambda: MONDAY)
     with host.app.app_context(), host.db.engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE users (id INTEGER PRIMARY KEY)")
@@ -80,7 +87,10 @@ def test_a_whole_life_in_the_second_database(
                 decide(transaction(host), held, MONDAY)
                 host.db.session.commit()
         assert mature(host, MONDAY + dt.timedelta(days=2)) == 2
+        delivered = json.loads(host.cli("deliver", "--json").stdout)
     assert seen == []
+    assert (delivered["delivered"], delivered["waiting"]) == (len(told), 0)
+    assert {"code_created", "user_attributed", "conversion_released"} <= set(told)
     assert amounts(host, referrer) == ([1000, 1000, -1000, 1000, -1900, -100, 1000, -900, 1000])
     assert (balance(host, referrer), balance(host, referred)) == (1100, 300)
 

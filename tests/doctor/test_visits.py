@@ -145,3 +145,31 @@ class TestRings:
         for _ in range(LONGEST_RING + 2):
             user = refer(host, user)
         assert said(host, "rings") == []
+
+
+def words(host: Host) -> list[dict[str, t.Any]]:
+    return [each for each in examine(host) if each["check"] == "words"]
+
+
+def choose(host: Host) -> None:
+    user = host.add_user()
+    with host.app.app_context():
+        host.referral.set_code(user, "ada")
+        host.db.session.commit()
+
+
+def test_words_that_lead_to_nobody_are_a_fault(make: MakeHost) -> None:
+    host = make(**HEALTHY)
+    add_referrer(host)
+    assert [finding["level"] for finding in words(host)] == ["ok"]
+    choose(host)
+    (finding,) = words(host)
+    assert finding["level"] == "fault"
+    assert "1 word that was chosen" in finding["message"]
+    assert "REFERRAL_VANITY_CODES = True" in finding["cure"]
+
+
+def test_words_that_lead_to_their_users_are_none(make_sqlite: MakeHost) -> None:
+    host = make_sqlite(**{**HEALTHY, "REFERRAL_VANITY_CODES": True})
+    choose(host)
+    assert words(host) == []

@@ -20,6 +20,7 @@ from flask_referral import codes
 from flask_referral.errors import RowSecurityUnavailable
 from flask_referral.errors import UnknownUser
 from flask_referral.rls import acting as rls
+from flask_referral.upkeep import deliverer
 
 from ..conftest import MakeHost
 from ..hosts import Host
@@ -862,3 +863,24 @@ def test_statements_of_a_block(host: Host) -> None:
         with session.begin_nested():
             codes.find(models.connection(session()), models, 1)
     assert len(statements) == 6
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_what_is_told_of_is_kept_by_the_applications_login(world: World, driver: str) -> None:
+    host = world.host_with(driver=driver, REFERRAL_OUTBOX=True)
+    stranger = world.ids[2]
+    outbox = host.referral.models.ReferralOutbox
+    host.current_user = stranger
+    with host.app.app_context():
+        code = host.referral.get_or_create_code(stranger).code
+        query = sa.select(outbox.event, outbox.subject, outbox.payload)
+        (row,) = host.db.session.execute(query).all()
+        assert tuple(row)[:2] == ("code_created", str(stranger))
+        assert row.payload["code"] == code
+        with (
+            pytest.raises(sa.exc.ProgrammingError, match="permission denied"),
+            host.referral.acting_as(world.ids[0]),
+        ):
+            host.db.session.execute(query)
+        host.db.session.rollback()
+        assert deliverer.deliver(host.referral.state) is None

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import itertools
+import json
+import os
+import signal
+import socket
 import threading
 import typing as t
+from time import sleep
 
 import pytest
 import sqlalchemy as sa
 from flask import has_request_context
 
+from benchmarks import plans
 from flask_referral import outbox
 from flask_referral import OutboxEvent
 from flask_referral.events import CodeCreated
@@ -108,7 +115,7 @@ def test_a_receiver_that_hangs_keeps_no_transaction_and_nobody_else_waiting(
         outcomes: list[Outcome] = []
         thread = threading.Thread(target=lambda: outcomes.extend(deliver(host)))
         thread.start()
-        while not receiver.requests:
+        while not receiver.bodies:
             assert thread.is_alive()
         # The table is nobody's meanwhile.
         table = host.referral.models.ReferralOutbox.__table__
@@ -119,6 +126,30 @@ def test_a_receiver_that_hangs_keeps_no_transaction_and_nobody_else_waiting(
         thread.join(PATIENCE)
         assert outcomes == [Outcome.failed] * 2
         assert all("did not answer" in row.error for row in rows(host))
+
+
+def test_a_receiver_that_trickles_is_cut_off(
+    make_sqlite: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posting, "LONGEST", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host = make_posting(make_sqlite, f"http://127.0.0.1:{server.getsockname()[1]}/")
+
+        def trickle() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 204 No Content\r\nX-Slow: ")
+                for _ in range(200):
+                    connection.sendall(b"x")
+                    sleep(0.05)
+                connection.sendall(b"\r\n\r\n")
+
+        tell(host, 1)
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        assert deliver(host) == [Outcome.failed]
+        thread.join(PATIENCE)
+    assert "did not answer" in rows(host)[0].error
 
 
 def test_what_a_deliverer_died_with_is_delivered_by_the_next(host: Host, clock: Clock) -> None:
@@ -162,10 +193,64 @@ def test_one_that_comes_late_does_not_undo_what_another_found(host: Host, clock:
     tell(host, 1)
     with host.app.app_context():
         assert deliverer.deliver(host.referral.state) is Outcome.failed
-    (row,) = rows(host)
+    row = rows(host)[0]
     assert row.attempts == 2
     assert "number 2" in row.error
     assert row.next_attempt_at.replace(tzinfo=dt.UTC) > clock() + dt.timedelta(minutes=59)
+
+
+def test_one_that_comes_late_keeps_nobody_waiting(host: Host, clock: Clock) -> None:
+    told: list[str] = []
+
+    @host.referral.on("code_created")
+    def created(event: OutboxEvent) -> None:
+        told.append(event.data.code)
+        if len(told) == 1:
+            # Meanwhile the lease ends, and another deliverer has its turn.
+            clock.turn(seconds=deliverer.LEASE.total_seconds())
+            with host.app.app_context():
+                assert deliverer.deliver(host.referral.state) is Outcome.delivered
+            raise RuntimeError
+
+    tell(host, 1, 1)
+    first, second = (row.payload["code"] for row in rows(host))
+    assert deliver(host) == [Outcome.failed, Outcome.delivered]
+    assert told == [first, first, second]
+
+
+def test_who_watches_finishes_what_is_in_hand_when_told_to_stop(host: Host) -> None:
+    assert threading.current_thread() is threading.main_thread()
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    told: list[str] = []
+
+    @host.referral.on("code_created")
+    def created(event: OutboxEvent) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        told.append(event.data.code)
+
+    tell(host, 1, 1)
+    first = rows(host)[0].payload["code"]
+    said = json.loads(host.cli("deliver", "--watch", "--json").stdout)
+    assert (said["delivered"], said["waiting"]) == (1, 1)
+    assert told == [first]
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_who_watches_stops_cleanly_while_the_database_is_away(
+    make_sqlite: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = make_sqlite(REFERRAL_OUTBOX=True)
+    nowhere = sa.create_engine("postgresql+psycopg2://postgres@127.0.0.1:1/none")
+
+    def take(state: t.Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        nowhere.connect()
+
+    monkeypatch.setattr(deliverer, "deliver", take)
+    monkeypatch.setattr(deliverer, "waiting", lambda *args: nowhere.connect())
+    said = json.loads(host.cli("deliver", "--watch", "--json").stdout)
+    assert (said["delivered"], said["waiting"], said["given_up"]) == (0, None, None)
+    assert "did not answer" in host.failure("deliver")
 
 
 def test_a_row_is_found_among_many_without_reading_them(make_postgresql: MakeHost) -> None:
@@ -174,25 +259,44 @@ def test_a_row_is_found_among_many_without_reading_them(make_postgresql: MakeHos
     with host.app.app_context(), host.db.engine.begin() as db:
         db.exec_driver_sql(
             f"INSERT INTO {table.name} (message_id, event, subject, payload, next_attempt_at) "
-            "SELECT gen_random_uuid(), 'code_created', (n % 2000)::text, '{}', "
+            "SELECT gen_random_uuid(), 'code_created', mod(n, 2000)::text, '{}', "
             "now() - interval '1 day' FROM generate_series(1, 20000) n"
         )
         db.exec_driver_sql(f"ANALYZE {table.name}")
-        seen: list[t.Any] = []
-        sa.event.listen(
-            host.db.engine,
-            "before_cursor_execute",
-            lambda connection, cursor, sql, parameters, *rest: seen.append((sql, parameters)),
-        )
-    deliver_one(host)
-    sql, parameters = seen[0]
-    with host.app.app_context(), host.db.engine.connect() as db:
-        plan = "\n".join(db.exec_driver_sql(f"EXPLAIN {sql}", parameters).scalars())
+    with host.app.app_context():
+        with plans.sent(host.db.engine) as seen:
+            assert deliverer.deliver(host.referral.state) is Outcome.delivered
+        with host.db.engine.connect() as db:
+            plan = str([statement.explain(db) for statement in seen])
     assert "Seq Scan" not in plan, plan
     assert "idx_referral_outbox_next_attempt_at" in plan
     assert "idx_referral_outbox_subject" in plan
 
 
-def deliver_one(host: Host) -> None:
-    with host.app.app_context():
-        assert deliverer.deliver(host.referral.state) is Outcome.delivered
+def test_what_waits_behind_a_failure_is_not_looked_at_until_its_next_attempt(
+    host: Host, clock: Clock
+) -> None:
+    told: list[str] = []
+    is_broken = True
+
+    @host.referral.on("code_created")
+    def created(event: OutboxEvent) -> None:
+        if is_broken and event.data.user_id == 1:
+            raise RuntimeError
+        told.append(event.data.code)
+
+    tell(host, 1, 1, 2)
+    deliver(host)
+    # Also what happens afterwards.
+    tell(host, 1, 2)
+    deliver(host)
+    waiting = rows(host)
+    assert [row.subject for row in waiting] == ["1"] * 3
+    assert len({row.next_attempt_at for row in waiting}) == 1
+    codes = [row.payload["code"] for row in waiting]
+    is_broken = False
+    told.clear()
+    clock.turn(minutes=1)
+    # And then nothing of it waits any longer.
+    assert deliver(host) == [Outcome.delivered] * 3
+    assert told == codes
