@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import types
 import typing as t
 
@@ -48,6 +50,14 @@ class WithViews(BaseView):  # type: ignore[misc]
 
     def is_accessible(self) -> bool:
         return True
+
+
+def test_without_flask_admin_the_cure_is_named() -> None:
+    program = "import sys; sys.modules['flask_admin'] = None; import flask_referral.contrib.admin"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 1 and 'pip install "flask-referral[admin]"' in run.stderr
 
 
 @pytest.mark.parametrize("base", [Bare, Default, object, None])

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import typing as t
 
-from flask_admin import BaseView
+try:
+    from flask_admin import BaseView
+except ImportError as error:
+    raise ImportError(
+        'The desk needs Flask-Admin 2, which is not installed: pip install "flask-referral[admin]".'
+    ) from error
 
 from ...errors import ConfigurationError
 from ...web import widgets
