@@ -59,7 +59,7 @@ def away(request: pytest.FixtureRequest, tmp_path: t.Any) -> t.Iterator[Host]:
     if request.param != "sqlite":
         # Nothing listens on port 1.
         url = f"postgresql+{request.param}://nobody:hush-hush@127.0.0.1:1/nothing"
-    host = make_host(url)
+    host = make_host(url, REFERRAL_OUTBOX=True)
     yield host
     with host.app.app_context():
         host.db.engine.dispose()
@@ -79,7 +79,7 @@ def test_the_database_is_away(away: Host, command: tuple[str, ...]) -> None:
 def test_the_referral_tables_are_missing(
     make_postgresql: MakeHost, command: tuple[str, ...]
 ) -> None:
-    host = make_postgresql(migrate=False)
+    host = make_postgresql(migrate=False, REFERRAL_OUTBOX=True)
     host.create_tables()
     host.add_user()
     assert "flask referral db upgrade" in one_sentence(host.failure(*command))
