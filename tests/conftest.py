@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from .hosts import Host
 from .hosts import make_host
+from .upgraded import Upgraded
 from .visiting import Clock
 
 # As a host's conftest.py has it.
@@ -148,9 +149,10 @@ def host_on() -> t.Iterator[t.Callable[..., Host]]:
     def build(url: str, *, migrate: bool = True, **options: t.Any) -> Host:
         host = make_host(url, **options)
         hosts.append(host)
-        if migrate:
+        if migrate and not (made := Upgraded(url, options)).bring():
             host.create_tables()
             host.cli("db", "upgrade")
+            made.keep(host)
         return host
 
     yield build
