@@ -15,7 +15,6 @@ import sqlalchemy as sa
 
 from .hosts import Host
 from .hosts import make_host
-from .upgraded import Upgraded
 from .visiting import Clock
 
 # As a host's conftest.py has it.
@@ -149,10 +148,9 @@ def host_on() -> t.Iterator[t.Callable[..., Host]]:
     def build(url: str, *, migrate: bool = True, **options: t.Any) -> Host:
         host = make_host(url, **options)
         hosts.append(host)
-        if migrate and not (made := Upgraded(url, options)).bring():
+        if migrate:
             host.create_tables()
             host.cli("db", "upgrade")
-            made.keep(host)
         return host
 
     yield build
