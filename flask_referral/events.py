@@ -39,14 +39,14 @@ class Event:
     is_kept: t.ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
-        # Dataclasses with slots are made twice.
         cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
         cls.signal = getattr(signals, cls.name)
         EVENTS[cls.name] = cls
 
     def values(self) -> dict[str, t.Any]:
         """Return the fields."""
-        return {field.name: getattr(self, field.name) for field in _fields(self)}
+        fields = dataclasses.fields(t.cast(t.Any, self))
+        return {field.name: getattr(self, field.name) for field in fields}
 
     def payload(self) -> dict[str, t.Any]:
         """Return the fields as JSON."""
@@ -63,10 +63,6 @@ class Event:
             if value is not None and name in USERS | _IDS:
                 values[name] = key(value) if name in USERS else uuid.UUID(value)
         return cls(**values)
-
-
-def _fields(event: t.Any) -> t.Any:
-    return dataclasses.fields(event)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

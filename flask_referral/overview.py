@@ -20,9 +20,11 @@ from .db.models import Models
 from .db.models import PAID
 from .db.models import RewardRole
 from .db.models import RewardStatus
+from .results import Overview
 from .results import OverviewCampaign
 from .results import OverviewTagged
 from .results import OverviewTotals
+from .results import OverviewWaiting
 from .results import StatsDay
 from .results import StatsSource
 from .stats import checked_days
@@ -42,28 +44,13 @@ _SHOWN = ("clicks", "signups", "conversions", "earned_cents")
 Figures = collections.Counter[str]
 
 
-class Collected(t.NamedTuple):
-    """The fields of :class:`~flask_referral.results.Overview` that come from one statement."""
-
-    totals: OverviewTotals
-    period: OverviewTotals
-    daily: tuple[StatsDay, ...]
-    sources: tuple[StatsSource, ...]
-    campaigns: tuple[OverviewCampaign, ...]
-    utm_campaigns: tuple[OverviewTagged, ...]
-
-
-class Waiting(t.NamedTuple):
-    """The rewards that somebody, or a program, has to do something about."""
-
-    held: int
-    due: int
-
-
-def collect(db: sql.Connection, models: Models, number: int, *, now: dt.datetime) -> Collected:
-    """Return the figures of the whole program. One statement.
+def collect(
+    db: sql.Connection, models: Models, number: int, *, now: dt.datetime, deliveries: int
+) -> Overview:
+    """Return what the whole program brought and cost, and what waits. Two statements.
 
     :param number: how many days the series has; today is the last.
+    :param deliveries: how many of those wait.
     :raises ReferralError: where ``number`` is out of bounds.
     """
     first = days.day_of(now) - dt.timedelta(days=checked_days(number) - 1)
@@ -83,7 +70,9 @@ def collect(db: sql.Connection, models: Models, number: int, *, now: dt.datetime
     sources = {
         key: tuple(figures[name] for name in _SHOWN) for key, figures in by["source"].items()
     }
-    return Collected(
+    (waits,) = _waiting(db, models, now=now)
+    return Overview(
+        number,
         _totals(totals),
         _totals(period),
         tuple(
@@ -99,16 +88,8 @@ def collect(db: sql.Connection, models: Models, number: int, *, now: dt.datetime
             OverviewTagged(name, figures["clicks"], figures["signups"])
             for name, figures in _largest(by["utm"], "clicks")
         ),
+        OverviewWaiting(waits.held, waits.due, deliveries),
     )
-
-
-def waiting(db: sql.Connection, models: Models, *, now: dt.datetime) -> Waiting:
-    """Return how many rewards wait for a reviewer, and how many for a run of ``mature``.
-
-    One statement.
-    """
-    (row,) = _waiting(db, models, now=now)
-    return Waiting(row.held, row.due)
 
 
 def _totals(figures: Figures) -> OverviewTotals:

@@ -70,9 +70,11 @@ def deliver(watch: bool, again: bool, as_json: bool) -> None:
     if left is None:
         text += " What waits is not known: the database did not answer."
     elif left.waiting:
-        text += f" {plural(left.waiting, 'event')} wait for their next attempt."
+        waits = plural(left.waiting, "event waits", "events wait")
+        text += f" {waits} for the next attempt."
     if left is not None and left.set_aside:
-        text += f" {plural(left.set_aside, 'event')} were given up; --again tries them once more."
+        given_up = plural(left.set_aside, "event was", "events were")
+        text += f" {given_up} given up; --again tries once more."
     report(as_json, data, text)
 
 

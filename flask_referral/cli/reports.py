@@ -20,19 +20,14 @@ from .group import report
 from .group import state
 from .terminal import value
 from .terminal import width
+from .users import days_option
 from .users import named_source
 
 Cell = str | int
 
 
 @click.command()
-@click.option(
-    "--days",
-    type=click.IntRange(1, station.MOST_DAYS),
-    default=station.DEFAULT_DAYS,
-    show_default=True,
-    help="How many days to list; today is the last.",
-)
+@days_option
 @json_option
 @with_appcontext
 def overview(days: int, as_json: bool) -> None:

@@ -33,16 +33,18 @@ _CODES = {
 #: What no site and no tag is called like.
 _SOURCES = {None: "(direct)", CODE: "(a code that was typed)", OTHER: "(all others)"}
 
-
-@click.command()
-@click.argument("user")
-@click.option(
+days_option = click.option(
     "--days",
     type=click.IntRange(1, station.MOST_DAYS),
     default=station.DEFAULT_DAYS,
     show_default=True,
     help="How many days to list; today is the last.",
 )
+
+
+@click.command()
+@click.argument("user")
+@days_option
 @json_option
 @with_appcontext
 def stats(user: str, days: int, as_json: bool) -> None:

@@ -49,8 +49,8 @@ def in_one_commit(
         def work_and_announce(connection: sql.Connection) -> T:
             session.flush()
             result = work(connection)
-            state_of = (state.models, state.settings)
-            outbox.announce(connection, session, *state_of, *told(result))
+            events = told(result)
+            outbox.announce(connection, session, state.models, state.settings, *events)
             return result
 
         return _commit_or_repeat(

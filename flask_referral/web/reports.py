@@ -19,7 +19,6 @@ from ..payments import retries
 from ..payments.retries import Wanted
 from ..results import LeaderboardEntry
 from ..results import Overview
-from ..results import OverviewWaiting
 from ..rls.acting import own_read
 from . import connections as database
 from .links import known_link
@@ -118,12 +117,9 @@ def overview(state: State, days: int) -> Overview:
 
     :raises ReferralError: where ``days`` is out of bounds.
     """
-    now = clock.now()
     with database.reading(state, replica=True) as db:
-        found = program.collect(db, state.models, days, now=now)
-        rewards = program.waiting(db, state.models, now=now)
         deliveries = sum(retries.counts(db, state.models, Wanted(is_ready=True)).values())
-    return Overview(days, *found, OverviewWaiting(*rewards, deliveries))
+        return program.collect(db, state.models, days, now=clock.now(), deliveries=deliveries)
 
 
 def wallet_rows(state: State, user_id: t.Any, limit: int = wallet.SHOWN) -> list[wallet.Shown]:

